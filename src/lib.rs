@@ -1,0 +1,2 @@
+//! ringmesh: a thread-per-core, io_uring WebSocket gateway.
+pub mod ids;
