@@ -1,2 +1,5 @@
 //! ringmesh: a thread-per-core, io_uring WebSocket gateway.
+#![warn(missing_docs)]
+
+pub mod http;
 pub mod ids;
