@@ -2,10 +2,15 @@
 #![warn(missing_docs)]
 
 pub mod client;
+pub mod config;
+pub mod host;
 pub mod http;
 pub mod hub;
 pub mod ids;
+pub mod listeners;
 pub mod metrics;
+pub mod node;
 pub mod panics;
+pub mod shard;
 pub mod time;
 pub mod ws;
