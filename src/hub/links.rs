@@ -34,6 +34,18 @@ pub struct Batch {
     pub credits: [u64; CLASSES],
 }
 
+impl Batch {
+    /// How many messages it carries.
+    pub fn len(&self) -> usize {
+        self.home.len() + self.owner.len() + self.broadcast.len()
+    }
+
+    /// Whether it carries credits only.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// A shard's ends of all its links.
 #[derive(Debug)]
 pub struct Links {
@@ -107,8 +119,7 @@ impl Links {
     pub fn take_batch(&mut self, peer: ShardId) -> Option<Batch> {
         let outbox = &mut self.peers[peer.index()].outbox;
         let alone = self.window_bytes / CREDITS_ALONE;
-        let has_messages = !(outbox.home.is_empty() && outbox.owner.is_empty() && outbox.broadcast.is_empty());
-        (has_messages || outbox.credits.iter().any(|&credits| credits >= alone)).then(|| std::mem::take(outbox))
+        (!outbox.is_empty() || outbox.credits.iter().any(|&credits| credits >= alone)).then(|| std::mem::take(outbox))
     }
 
     /// Puts a batch that could not go back in front of what has gathered since.
@@ -170,6 +181,11 @@ impl Links {
     /// Whether anything has arrived that was not handled yet.
     pub fn has_inbound(&self) -> bool {
         self.peers.iter().any(|peer| !(peer.home.is_empty() && peer.owner.is_empty() && peer.broadcast.is_empty()))
+    }
+
+    /// Whether any message waits to be sent. Credits that wait do not count.
+    pub fn has_outbound(&self) -> bool {
+        self.peers.iter().map(|peer| &peer.outbox).any(|outbox| !outbox.is_empty())
     }
 
     /// Bytes in flight towards `peer`, over all classes; for metrics and for the simulation's bounds.

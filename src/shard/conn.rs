@@ -23,10 +23,22 @@ pub(super) enum Phase {
     Open,
     /// The last bytes are queued: a response or a Close frame. What comes in is dropped.
     Flushing,
-    /// The last bytes and our FIN are out; the peer's FIN is awaited.
+    /// The last bytes are out; the peer's Close frame or FIN is awaited.
     Draining,
     /// Given up; the engine frees the slot when nothing is in flight.
     Closing,
+}
+
+/// What follows when the last bytes of a connection are out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Farewell {
+    /// Close: the peer has said all it had to say.
+    Close,
+    /// RFC 6455 7.1.1: wait for the peer's Close frame, and then close first.
+    AwaitClose,
+    /// FIN, and wait for the peer's. It may be sending still, and a socket closed under unread bytes resets the
+    /// connection, which can take our last words with it. The kernel does this on a thread of its own: it is dear.
+    HalfClose,
 }
 
 /// One connection.
@@ -41,7 +53,9 @@ pub(super) struct Conn {
     pub(super) backlogged: bool,
     /// Holds one of the node's places for upgraded connections.
     pub(super) reserved: bool,
-    /// The peer has finished sending.
+    /// What follows once everything queued is out, from phase `Flushing` on.
+    pub(super) farewell: Farewell,
+    /// The peer has finished sending, with a FIN or with a Close frame.
     pub(super) peer_finished: bool,
     /// Control frames within `control_second`.
     pub(super) control_frames: u16,
@@ -99,6 +113,7 @@ impl Conn {
             sending: false,
             backlogged: false,
             reserved: false,
+            farewell: Farewell::Close,
             peer_finished: false,
             control_frames: 0,
             control_second: 0,

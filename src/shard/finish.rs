@@ -7,7 +7,7 @@ use crate::metrics::Cell;
 use crate::ws::encode;
 
 use super::chunk::Chunk;
-use super::conn::Phase;
+use super::conn::{Farewell, Phase};
 use super::run::Shard;
 use super::sockets::Sockets;
 
@@ -35,7 +35,7 @@ impl Shard {
                 if conn.phase == Phase::Waiting {
                     self.hub.handle(self.sockets.now, Input::Gone { conn: id }, &mut self.sockets);
                 }
-                self.sockets.finish_request(id);
+                self.sockets.finish_request(id, Farewell::Close);
                 return self.close(id);
             }
             Phase::Flushing | Phase::Draining | Phase::Closing | Phase::Vacant => return,
@@ -58,7 +58,7 @@ impl Shard {
     /// Takes an open connection out of the hub's world. What is queued stays queued.
     fn leave(&mut self, id: ConnId, cause: Cause) {
         self.hub.handle(self.sockets.now, Input::Gone { conn: id }, &mut self.sockets);
-        self.sockets.leave(id);
+        self.sockets.leave(id, farewell(cause));
         closes(&self.sockets, cause).add(1);
         // Reading goes on, so that the peer's FIN is seen.
         self.engine.resume_reading(id);
@@ -151,15 +151,15 @@ impl Shard {
 
     fn finish(&mut self, id: ConnId) {
         let Some(conn) = self.sockets.get(id) else { return };
-        if conn.phase == Phase::Flushing {
-            conn.phase = Phase::Draining;
-            if conn.peer_finished {
-                self.close(id);
-            } else {
-                self.engine.shutdown_write(id);
-            }
-        } else {
-            conn.trim();
+        if conn.phase != Phase::Flushing {
+            return conn.trim();
+        }
+        conn.phase = Phase::Draining;
+        match conn.farewell {
+            _ if conn.peer_finished => self.close(id),
+            Farewell::Close => self.close(id),
+            Farewell::AwaitClose => {}
+            Farewell::HalfClose => self.engine.shutdown_write(id),
         }
     }
 
@@ -190,32 +190,29 @@ impl Shard {
 
 impl Sockets {
     /// A request for which the last bytes are queued: no connection comes of it.
-    pub(super) fn finish_request(&mut self, id: ConnId) {
+    pub(super) fn finish_request(&mut self, id: ConnId, farewell: Farewell) {
         let Some(conn) = self.get(id) else { return };
         conn.extra().request = None;
         self.handshakes -= 1;
-        self.flush_and_close(id);
+        self.flush_and_close(id, farewell);
     }
 
     /// An open connection that ends.
-    fn leave(&mut self, id: ConnId) {
+    fn leave(&mut self, id: ConnId, farewell: Farewell) {
         self.open -= 1;
         self.metrics.connections.set(self.open);
-        if let Some(conn) = self.get(id) {
-            if let Some(extra) = &mut conn.extra {
-                extra.stalled = None;
-            }
-            // What is half read will never be whole.
-            conn.decoder = Default::default();
+        if let Some(extra) = self.get(id).and_then(|conn| conn.extra.as_mut()) {
+            extra.stalled = None;
         }
-        self.flush_and_close(id);
+        self.flush_and_close(id, farewell);
     }
 
-    fn flush_and_close(&mut self, id: ConnId) {
+    fn flush_and_close(&mut self, id: ConnId, farewell: Farewell) {
         let deadline = self.now.after(self.config.close_timeout);
         self.wheel.set(id.index, deadline);
         let Some(conn) = self.get(id) else { return };
         conn.phase = Phase::Flushing;
+        conn.farewell = farewell;
         let reserved = std::mem::take(&mut conn.reserved);
         if !conn.dirty {
             conn.dirty = true;
@@ -233,6 +230,20 @@ fn head_len(bytes: &[u8]) -> usize {
         return 0;
     }
     memchr::memmem::find(bytes, b"\r\n\r\n").map_or(bytes.len(), |at| at + 4)
+}
+
+fn farewell(cause: Cause) -> Farewell {
+    match cause {
+        Cause::PeerClosed(_) | Cause::PeerGone => Farewell::Close,
+        // Its bytes can't be read any more, a Close frame among them included.
+        Cause::Told(
+            Disconnect::ProtocolError(_)
+            | Disconnect::InvalidText(_)
+            | Disconnect::MessageTooBig(_)
+            | Disconnect::InternalError,
+        ) => Farewell::HalfClose,
+        Cause::Told(_) => Farewell::AwaitClose,
+    }
 }
 
 fn closes(sockets: &Sockets, cause: Cause) -> &'static Cell {

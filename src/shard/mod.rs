@@ -20,4 +20,4 @@ mod run;
 mod sockets;
 
 pub use mesh::MeshTicket;
-pub use run::{ShardConfig, ShardError, run};
+pub use run::{HANDSHAKES_MAX, ShardConfig, ShardError, run};

@@ -7,7 +7,7 @@ use crate::ids::ConnId;
 use crate::panics::{Panicked, contain};
 use crate::ws::{self, Decoder, Event, ProtocolError, encode};
 
-use super::conn::{Phase, Stalled};
+use super::conn::{Farewell, Phase, Stalled};
 use super::engine::RecvBuf;
 use super::finish::Cause;
 use super::run::Shard;
@@ -54,7 +54,23 @@ impl Shard {
                     self.end(id, Cause::PeerGone);
                 }
             }
+            Phase::Flushing | Phase::Draining if conn.farewell == Farewell::AwaitClose => self.await_close(id, &mut data),
             Phase::Flushing | Phase::Draining | Phase::Closing | Phase::Vacant => {}
+        }
+    }
+
+    /// Reads on for nothing but the peer's Close frame.
+    fn await_close(&mut self, id: ConnId, mut input: &mut [u8]) {
+        let limits = self.sockets.config.ws;
+        let Some(conn) = self.sockets.get(id) else { return };
+        while !input.is_empty() && !conn.peer_finished {
+            match contain(|| read_one(&mut conn.decoder, input, &limits)) {
+                Ok(Ok((_, Said::Close(_))) | Err(_)) | Err(Panicked) => conn.peer_finished = true,
+                Ok(Ok((consumed, _))) => input = &mut input[consumed..],
+            }
+        }
+        if conn.peer_finished && conn.phase == Phase::Draining {
+            self.close(id);
         }
     }
 
@@ -79,7 +95,7 @@ impl Shard {
                     self.stall(id, text, input[consumed..].to_vec());
                     break;
                 }
-                Next::Stop => return,
+                Next::Stop => break,
             }
         }
         // Between messages nothing is held.

@@ -8,7 +8,7 @@ use crate::http::routes::{self, Route};
 use crate::ids::ConnId;
 use crate::ws::handshake;
 
-use super::conn::Phase;
+use super::conn::{Farewell, Phase};
 use super::finish::Cause;
 use super::run::Shard;
 
@@ -19,7 +19,7 @@ const NOT_READY_RETRY_AFTER: u32 = 1;
 
 /// What becomes of a request.
 enum Answer {
-    Respond(Vec<u8>),
+    Respond(Vec<u8>, Farewell),
     /// A valid upgrade: the response that opens it, the user, and where the head ends.
     Ask { response: Vec<u8>, user: Option<String>, consumed: usize },
 }
@@ -48,10 +48,10 @@ impl Shard {
             }
             Parsed::TooLong => self.refuse(&Response::head_too_long()),
             Parsed::Malformed(reason) => self.refuse(&Response::bad_request(reason)),
-            Parsed::Request(parsed) => self.answer(id, &parsed, request.listener == self.admin_listener()),
+            Parsed::Request(parsed) => self.answer(id, &parsed, self.is_admin(request.listener)),
         };
         match answer {
-            Answer::Respond(response) => self.respond(id, &response),
+            Answer::Respond(response, farewell) => self.respond(id, &response, farewell),
             Answer::Ask { response, user, consumed } => {
                 let address = request.peer.ip();
                 request.response = response;
@@ -128,13 +128,13 @@ impl Shard {
         self.sockets.metrics.refused_handshake.add(1);
         let mut out = Vec::new();
         response.write(false, &mut out);
-        Answer::Respond(out)
+        Answer::Respond(out, Farewell::HalfClose)
     }
 
     /// Sends the one response of a connection that is none.
-    pub(super) fn respond(&mut self, id: ConnId, response: &[u8]) {
+    fn respond(&mut self, id: ConnId, response: &[u8], farewell: Farewell) {
         self.sockets.queue(id, response);
-        self.sockets.finish_request(id);
+        self.sockets.finish_request(id, farewell);
     }
 
     /// The deadline of a connection that has not opened has passed.
@@ -153,7 +153,7 @@ impl Shard {
                 Response::retry_after(503, NOT_READY_RETRY_AFTER, "node is overloaded\n").write(false, &mut out);
             }
         }
-        self.respond(id, &out);
+        self.respond(id, &out, Farewell::HalfClose);
     }
 }
 
@@ -167,7 +167,9 @@ pub(super) fn too_many_connects(retry_after: u32) -> Vec<u8> {
 fn respond(request: &head::Request<'_>, response: &Response<'_>) -> Answer {
     let mut out = Vec::new();
     response.write(request.method == "HEAD", &mut out);
-    Answer::Respond(out)
+    // A GET has no body: nothing is left unread.
+    let farewell = if matches!(request.method, "GET" | "HEAD") { Farewell::Close } else { Farewell::HalfClose };
+    Answer::Respond(out, farewell)
 }
 
 fn gathered_behind(bytes: &[u8], consumed: usize) -> Vec<u8> {

@@ -11,7 +11,7 @@ use crate::client::Disconnect;
 use crate::hub::heartbeat::{Heartbeat, Look};
 use crate::hub::{Hub, HubConfig, Input, Outcome};
 use crate::http::head::HeadLimits;
-use crate::ids::{ConnId, ShardId};
+use crate::ids::ConnId;
 use crate::metrics::Doing;
 use crate::node::{Node, Stage};
 use crate::time::Micros;
@@ -160,8 +160,8 @@ impl Shard {
         self.listeners.extend(self.admin);
     }
 
-    pub(super) fn admin_listener(&self) -> Option<ListenerId> {
-        self.admin
+    pub(super) fn is_admin(&self, listener: ListenerId) -> bool {
+        self.admin == Some(listener)
     }
 
     async fn run(mut self) -> Result<(), ShardError> {
@@ -175,9 +175,8 @@ impl Shard {
                 return Ok(());
             }
             if idle {
-                self.engine.before_park();
                 // A completion that came just before the eventfd was enabled did not signal it.
-                idle = self.turn()?;
+                idle = self.engine.before_park().map_err(io("io_uring_enter"))?;
                 if idle {
                     self.beat(Doing::Parked);
                     self.sockets.metrics.parks.add(1);
@@ -270,7 +269,7 @@ impl Shard {
         let metrics = self.sockets.metrics;
         for (peer, batch) in self.inbox.take() {
             metrics.mesh_batches_in.add(1);
-            metrics.mesh_messages_in.add((batch.home.len() + batch.owner.len() + batch.broadcast.len()) as u64);
+            metrics.mesh_messages_in.add(batch.len() as u64);
             self.sockets.links.receive(peer, batch);
         }
         let now = self.sockets.now;

@@ -18,7 +18,7 @@ use crate::time::Micros;
 use crate::ws::encode;
 
 use super::chunk::Chunk;
-use super::conn::{Conn, Phase};
+use super::conn::{Conn, Farewell, Phase};
 use super::run::ShardConfig;
 
 /// Frames are gathered into one send up to this size; it is also what one slow send may hold in the kernel's hands.
@@ -136,21 +136,19 @@ impl Sockets {
         let Some(conn) = self.conns.get_mut(id.index as usize).filter(|conn| conn.generation == id.generation) else {
             return;
         };
-        match &mut conn.pending {
-            Some(chunk) if chunk.try_append(bytes, COALESCE_BYTES_MAX) => {}
-            pending => {
-                let mut fresh = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(bytes.len().max(256)));
-                match pending.take() {
-                    // Small bytes that others share, a broadcast's: gathering takes a copy of one's own.
-                    Some(chunk) if chunk.len() + bytes.len() <= SHARED_COPY_BYTES_MAX => {
-                        fresh.extend_from_slice(chunk.as_slice());
-                    }
-                    Some(full) => conn.extra().backlog.push_back(full),
-                    None => {}
+        let appended = conn.pending.as_mut().is_some_and(|chunk| chunk.try_append(bytes, COALESCE_BYTES_MAX));
+        if !appended {
+            let mut fresh = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(bytes.len().max(256)));
+            match conn.pending.take() {
+                // Small bytes that others share, a broadcast's: gathering takes a copy of one's own.
+                Some(chunk) if chunk.len() + bytes.len() <= SHARED_COPY_BYTES_MAX => {
+                    fresh.extend_from_slice(chunk.as_slice());
                 }
-                fresh.extend_from_slice(bytes);
-                conn.pending = Some(Chunk::from_vec(fresh));
+                Some(full) => conn.extra().backlog.push_back(full),
+                None => {}
             }
+            fresh.extend_from_slice(bytes);
+            conn.pending = Some(Chunk::from_vec(fresh));
         }
         self.queued(id, bytes.len());
     }
@@ -261,7 +259,7 @@ impl Sockets {
     }
 
     /// Opens a connection whose 101 goes out now.
-    fn open(&mut self, id: ConnId) {
+    fn opened(&mut self, id: ConnId) {
         let now = self.now;
         let first_ping = self.heartbeat.first(now, id.index.wrapping_mul(7).wrapping_add(id.generation));
         let Some(conn) = self.get(id) else { return };
@@ -297,20 +295,20 @@ impl Effects for Sockets {
                 } else {
                     conn.trim();
                 }
-                self.open(id);
+                self.opened(id);
                 self.queue(id, &request.response);
             }
             Verdict::Nameless => {
                 self.queue(id, &request.response);
                 self.queue_close(id, Disconnect::MissingUserId);
                 self.metrics.closes_missing_user_id.add(1);
-                self.finish_request(id);
+                self.finish_request(id, Farewell::AwaitClose);
             }
             Verdict::TooMany { retry_after } => {
                 self.metrics.refused_address_rate.add(1);
                 let response = super::request::too_many_connects(retry_after);
                 self.queue(id, &response);
-                self.finish_request(id);
+                self.finish_request(id, Farewell::Close);
             }
         }
     }
