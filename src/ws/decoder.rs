@@ -321,3 +321,8 @@ fn append(buffer: &mut Vec<u8>, piece: &[u8], bytes_max: usize) {
     }
     buffer.extend_from_slice(piece);
 }
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;
