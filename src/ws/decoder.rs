@@ -133,7 +133,7 @@ impl Decoder {
 
 /// Checks a header against the message that is open and against the limits, before any memory is taken for its payload.
 /// Returns the payload bytes.
-#[inline]
+#[inline(always)]
 fn admit(header: &Header, open: Option<&Message>, limits: &Limits) -> Result<usize, ProtocolError> {
     // RFC 6455 5.4: control frames may come between the fragments of a message, and count for themselves.
     if header.opcode.is_control() {
@@ -153,14 +153,14 @@ fn admit(header: &Header, open: Option<&Message>, limits: &Limits) -> Result<usi
 }
 
 /// The event of a frame whose payload lies whole in the input.
-#[inline]
+#[inline(always)]
 fn lend<'a>(header: &Header, payload: &'a mut [u8]) -> Result<Event<'a>, ProtocolError> {
     mask::apply(payload, header.key, 0);
     event(header.opcode, payload)
 }
 
 /// The event of an unmasked payload.
-#[inline]
+#[inline(always)]
 fn event(opcode: Opcode, payload: &[u8]) -> Result<Event<'_>, ProtocolError> {
     Ok(match opcode {
         Opcode::Text => Event::Text(utf8::whole(payload)?),

@@ -74,7 +74,8 @@ impl Header {
     ///
     /// # Errors
     /// 1002 for whatever no client may send in any state.
-    #[inline]
+    // Forced, here and along the way to the event: results handed over through memory cost 4 of 21 ns a small message.
+    #[inline(always)]
     pub(super) fn parse(bytes: &[u8]) -> Result<Option<Self>, ProtocolError> {
         let Some(&first) = bytes.first() else { return Ok(None) };
         // RFC 6455 5.2: reserved bits are 0 unless an extension was negotiated. RFC 7692 6 would take RSV1 (0x40) here, on
