@@ -1,7 +1,7 @@
 //! From client bytes to messages, RFC 6455 5.4 to 5.6.
 //!
 //! A message that lies whole and unfragmented in the input is unmasked there and lent from there. All else (a frame that
-//! was cut, a message in fragments) is gathered in a [`Partial`], which lives on the heap no longer than that message.
+//! was cut, a message in fragments) is gathered in a `Partial`, which lives on the heap no longer than that message.
 
 use super::frame::{HEADER_BYTES_MAX, Header, Opcode};
 use super::{Limits, ProtocolError, close, mask, utf8};
