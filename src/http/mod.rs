@@ -5,6 +5,7 @@
 pub mod head;
 pub mod query;
 pub mod response;
+pub mod routes;
 
 pub use head::{HeadLimits, Parsed, Request};
 pub use response::Response;

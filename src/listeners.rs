@@ -1,0 +1,94 @@
+//! Listening sockets: one for each shard, all on one address, with the options that accepted sockets inherit.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+use crate::node::NodeError;
+
+/// Unsent bytes the kernel takes beyond what is on its way: a slow reader's backlog stays where it is counted.
+const NOTSENT_LOWAT_BYTES: u32 = 128 << 10;
+/// A peer that acknowledges nothing for so long is gone.
+const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The sockets of one address.
+#[derive(Debug)]
+pub struct Listeners {
+    /// The address, with the port that the kernel chose where none was asked for.
+    pub addr: SocketAddr,
+    /// As many as were asked for.
+    pub sockets: Vec<OwnedFd>,
+}
+
+/// Opens `count` sockets on one address; connections spread over them.
+///
+/// # Errors
+/// [`NodeError::AddressInUse`] when anybody listens there, one that would share the port included.
+pub fn open(what: &'static str, addr: SocketAddr, count: usize, backlog: u32) -> Result<Listeners, NodeError> {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::AddrInUse => NodeError::AddressInUse { what, addr },
+        _ => NodeError::Listen { what, addr, error },
+    };
+    if addr.port() != 0 {
+        // With SO_REUSEPORT on both sides a second gateway would take half of the connections, silently.
+        bind(addr, false).map_err(failed)?;
+    }
+    let first = bind(addr, true).map_err(failed)?;
+    let addr = first.local_addr().and_then(|bound| bound.as_socket().ok_or(io::ErrorKind::Unsupported.into()));
+    let addr = addr.map_err(failed)?;
+    let mut sockets = vec![first];
+    for _ in 1..count {
+        sockets.push(bind(addr, true).map_err(failed)?);
+    }
+    for socket in &sockets {
+        set_options(socket).map_err(failed)?;
+        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX)).map_err(failed)?;
+    }
+    Ok(Listeners { addr, sockets: sockets.into_iter().map(OwnedFd::from).collect() })
+}
+
+fn bind(addr: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
+    // Connections of the last run that are in TIME_WAIT do not keep the address.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&addr.into())?;
+    if !shared {
+        // Of two sockets with SO_REUSEADDR both may bind; only one may listen.
+        socket.listen(1)?;
+    }
+    Ok(socket)
+}
+
+/// io_uring's direct descriptors can't be given options on older kernels; accepted sockets inherit these.
+fn set_options(socket: &Socket) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(10)).with_retries(3);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_gateway_on_the_port_is_refused() {
+        let any = "127.0.0.1:0".parse().unwrap();
+        let first = open("--listen", any, 3, 16).unwrap();
+        assert_eq!(first.sockets.len(), 3);
+        let second = open("--listen", first.addr, 3, 16);
+        assert!(matches!(second, Err(NodeError::AddressInUse { addr, .. }) if addr == first.addr), "{second:?}");
+        drop(first);
+        let again = open("--listen", any, 1, 16).unwrap();
+        drop(again);
+    }
+}

@@ -1,0 +1,366 @@
+//! A node: the process that holds the shards. Placement, start, signals, drain, watchdog.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use ahash::RandomState;
+use glommio::{LocalExecutorBuilder, Placement};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::config::Config;
+use crate::host;
+use crate::http::head::HeadLimits;
+use crate::hub::HubConfig;
+use crate::hub::heartbeat::Heartbeat;
+use crate::ids::ShardId;
+use crate::listeners;
+use crate::metrics::{self, HostMetrics, ShardMetrics};
+use crate::panics;
+use crate::shard::{self, HANDSHAKES_MAX, MeshTicket, ShardConfig, ShardError};
+use crate::time::Micros;
+use crate::ws;
+
+/// A shard that has done nothing for so long ends the process.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// How often the watchdog looks and the host is sampled.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// Sockets beside the upgraded connections: heads coming in, responses and Close frames going out, accepts.
+const SOCKETS_RESERVE: u32 = HANDSHAKES_MAX + 4096;
+/// Slots of one ring, where the limit of open files would allow more.
+const SLOTS_PER_RING_MAX: u64 = 131_072;
+
+/// Why a node could not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// Somebody else listens there.
+    #[error("{what} {addr}: address in use; another gateway, or another program, listens there (ss -ltnp shows which)")]
+    AddressInUse {
+        /// Which listener.
+        what: &'static str,
+        /// Its address.
+        addr: SocketAddr,
+    },
+    /// A listener could not be opened.
+    #[error("{what} {addr}: {error}")]
+    Listen {
+        /// Which listener.
+        what: &'static str,
+        /// Its address.
+        addr: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// This build has no bus but the embedded one.
+    #[error("--redis: this version carries the embedded bus only, for one node; start it without --redis")]
+    NoRedis,
+    /// An executor could not be started.
+    #[error("shard {shard} could not start on core {core}: {error}")]
+    Spawn {
+        /// Which shard.
+        shard: usize,
+        /// Which core.
+        core: usize,
+        /// What glommio said.
+        error: String,
+    },
+    /// A shard has failed.
+    #[error("shard {shard}: {error}")]
+    Shard {
+        /// Which shard.
+        shard: usize,
+        /// Why.
+        error: ShardError,
+    },
+    /// A call to the system failed.
+    #[error("{0}: {1}")]
+    Io(&'static str, io::Error),
+}
+
+impl NodeError {
+    /// The exit code of the process, after sysexits.h.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::NoRedis => 64,
+            Self::AddressInUse { .. } | Self::Listen { .. } => 69,
+            Self::Spawn { .. } | Self::Shard { .. } | Self::Io(..) => 70,
+        }
+    }
+}
+
+/// Where a node is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum Stage {
+    /// Shards are coming up.
+    Starting,
+    /// Serving.
+    Running,
+    /// Not ready for load balancers, and serving on.
+    Draining,
+    /// Not accepting; clients are told to go.
+    Stopping,
+}
+
+/// What the shards of a node share: numbers, each written without a lock.
+#[derive(Debug)]
+pub struct Node {
+    id: String,
+    started: Instant,
+    stage: AtomicU8,
+    shards_up: AtomicU32,
+    connections_max: u32,
+    /// Upgraded connections, and those that are being upgraded.
+    reserved: AtomicU32,
+    shards: Vec<&'static ShardMetrics>,
+    host: HostMetrics,
+}
+
+impl Node {
+    fn new(config: &Config) -> Self {
+        Self {
+            id: config.node_id.clone(),
+            started: Instant::now(),
+            stage: AtomicU8::new(Stage::Starting as u8),
+            shards_up: AtomicU32::new(0),
+            connections_max: config.connections_max,
+            reserved: AtomicU32::new(0),
+            // The shards' counters live as long as the process.
+            shards: (0..config.shards).map(|_| &*Box::leak(Box::default())).collect(),
+            host: HostMetrics::default(),
+        }
+    }
+
+    /// Time since the process started.
+    #[inline]
+    pub fn now(&self) -> Micros {
+        Micros(self.started.elapsed().as_micros() as u64)
+    }
+
+    /// The counters of a shard.
+    pub fn shard_metrics(&self, shard: ShardId) -> &'static ShardMetrics {
+        self.shards[shard.index()]
+    }
+
+    /// Where the node is in its life.
+    pub fn stage(&self) -> Stage {
+        match self.stage.load(Relaxed) {
+            0 => Stage::Starting,
+            1 => Stage::Running,
+            2 => Stage::Draining,
+            _ => Stage::Stopping,
+        }
+    }
+
+    fn set_stage(&self, stage: Stage) {
+        self.stage.store(stage as u8, Relaxed);
+    }
+
+    /// Said by each shard once it accepts.
+    pub fn shard_is_up(&self) {
+        self.shards_up.fetch_add(1, Relaxed);
+    }
+
+    /// Whether load balancers should send new connections.
+    pub fn is_ready(&self) -> bool {
+        self.stage() == Stage::Running
+    }
+
+    /// Whether a new connection is taken when it comes all the same.
+    pub fn takes_connections(&self) -> bool {
+        self.stage() < Stage::Stopping
+    }
+
+    /// Takes one of the node's places for upgraded connections, if one is free.
+    pub fn reserve_connection(&self) -> bool {
+        let is_free = self.reserved.fetch_add(1, Relaxed) < self.connections_max;
+        if !is_free {
+            self.release_connection();
+        }
+        is_free
+    }
+
+    /// Gives a place back.
+    pub fn release_connection(&self) {
+        self.reserved.fetch_sub(1, Relaxed);
+    }
+
+    /// The body of `/health`.
+    pub fn health(&self) -> String {
+        let connections: u64 = self.shards.iter().map(|shard| shard.connections.value()).sum();
+        serde_json::json!({"status": "ok", "node_id": self.id, "connections": connections}).to_string()
+    }
+
+    /// The body of `/metrics`.
+    pub fn metrics_text(&self) -> String {
+        metrics::render(&self.id, &self.shards, &self.host)
+    }
+}
+
+/// What the main thread waits for.
+enum News {
+    Signal(i32),
+    ShardEnded(usize, Result<(), ShardError>),
+}
+
+/// Runs a node until a signal ends it.
+///
+/// # Errors
+/// See [`NodeError`].
+pub fn run(config: Config) -> Result<(), NodeError> {
+    panics::install_hook(70);
+    if config.redis.is_some() {
+        return Err(NodeError::NoRedis);
+    }
+    let public = listeners::open("--listen", config.listen, config.shards, config.backlog)?;
+    let admin = match config.admin_listen {
+        Some(addr) => Some(listeners::open("--admin-listen", addr, 1, config.backlog)?),
+        None => None,
+    };
+    let (addr, admin_addr) = (public.addr, admin.as_ref().map(|admin| admin.addr));
+    let node = Arc::new(Node::new(&config));
+    let (report, news) = mpsc::channel();
+    watch_signals(report.clone())?;
+    spawn_shards(&config, &node, public.sockets, admin.map(|admin| admin.sockets), &report)?;
+    while node.shards_up.load(Relaxed) < config.shards as u32 {
+        match news.recv_timeout(Duration::from_millis(1)) {
+            Ok(News::ShardEnded(shard, Err(error))) => return Err(NodeError::Shard { shard, error }),
+            Ok(News::Signal(_)) => return Ok(()),
+            Ok(News::ShardEnded(_, Ok(()))) | Err(_) => {}
+        }
+    }
+    node.set_stage(Stage::Running);
+    let admin = admin_addr.map(tracing::field::display);
+    tracing::info!(%addr, admin, node_id = config.node_id, shards = config.shards, bus = "embedded", "listening");
+    serve(&config, &node, &news)
+}
+
+/// Watches the shards until all have ended, and carries out what signals ask for.
+fn serve(config: &Config, node: &Node, news: &mpsc::Receiver<News>) -> Result<(), NodeError> {
+    let mut running = config.shards;
+    let mut stop_at: Option<Instant> = None;
+    let mut watched = Instant::now();
+    while running > 0 {
+        let until_stop = stop_at.map(|at| at.saturating_duration_since(Instant::now()));
+        let until_watch = WATCH_EVERY.saturating_sub(watched.elapsed());
+        match news.recv_timeout(until_stop.unwrap_or(WATCH_EVERY).min(until_watch)) {
+            Ok(News::Signal(signal)) if node.stage() < Stage::Draining => {
+                let signal = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
+                tracing::info!(signal, drain_delay = ?config.drain_delay, "stopping; a second signal ends at once");
+                node.set_stage(Stage::Draining);
+                stop_at = Some(Instant::now() + config.drain_delay);
+            }
+            Ok(News::Signal(signal)) => {
+                tracing::warn!("second signal: ending at once");
+                std::process::exit(128 + signal);
+            }
+            Ok(News::ShardEnded(shard, Err(error))) => return Err(NodeError::Shard { shard, error }),
+            Ok(News::ShardEnded(_, Ok(()))) => running -= 1,
+            Err(_) => {}
+        }
+        if stop_at.is_some_and(|at| Instant::now() >= at) {
+            stop_at = None;
+            let connections: u64 = node.shards.iter().map(|shard| shard.connections.value()).sum();
+            tracing::info!(connections, "closing connections");
+            node.set_stage(Stage::Stopping);
+        }
+        if watched.elapsed() >= WATCH_EVERY {
+            watch(node, watched.elapsed());
+            watched = Instant::now();
+        }
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Samples the host, and ends the process when a shard is stuck.
+fn watch(node: &Node, since_last_look: Duration) {
+    host::sample(&node.host);
+    // A machine that slept or a process that was stopped is not a stuck shard: they get a look's time to catch up.
+    if since_last_look > 2 * WATCH_EVERY {
+        return;
+    }
+    for (number, shard) in node.shards.iter().enumerate() {
+        let (at_us, doing) = shard.pulse.last();
+        let silent = node.now().since(Micros(at_us));
+        if silent > SILENCE_MAX {
+            tracing::error!(shard = number, ?doing, ?silent, "shard {number} is stuck; ending the process");
+            std::process::exit(70);
+        }
+    }
+}
+
+fn watch_signals(report: mpsc::Sender<News>) -> Result<(), NodeError> {
+    let io = |error| NodeError::Io("watching signals", error);
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).map_err(io)?;
+    let watch = move || {
+        for signal in signals.forever() {
+            if report.send(News::Signal(signal)).is_err() {
+                break;
+            }
+        }
+    };
+    std::thread::Builder::new().name("signals".into()).spawn(watch).map_err(io)?;
+    Ok(())
+}
+
+fn spawn_shards(
+    config: &Config,
+    node: &Arc<Node>,
+    public: Vec<OwnedFd>,
+    admin: Option<Vec<OwnedFd>>,
+    report: &mpsc::Sender<News>,
+) -> Result<(), NodeError> {
+    // Before any thread is pinned: a pinned one sees its own core only.
+    let cores: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+    let shard_config = Arc::new(shard_config(config));
+    let ticket = MeshTicket::new(config.shards as u16);
+    let mut admin = admin.and_then(|mut sockets| sockets.pop());
+    for (shard, public) in public.into_iter().enumerate() {
+        let core = cores.get(shard % cores.len().max(1)).copied().unwrap_or(0);
+        let (shard_config, node, ticket, report) =
+            (Arc::clone(&shard_config), Arc::clone(node), ticket.clone(), report.clone());
+        let admin = admin.take();
+        LocalExecutorBuilder::new(Placement::Fixed(core))
+            .name(&format!("shard-{shard}"))
+            // Its own buffers serve files and its streams, which we do not use: 0.75 MB an executor instead of 10.9.
+            .io_memory(0)
+            .ring_depth(256)
+            .spawn(move || async move {
+                let ended = shard::run(shard_config, node, ticket, public, admin).await;
+                // Nobody listens any more when the process ends for another reason.
+                let _ = report.send(News::ShardEnded(shard, ended));
+            })
+            .map_err(|error| NodeError::Spawn { shard, core, error: error.to_string() })?;
+    }
+    Ok(())
+}
+
+fn shard_config(config: &Config) -> ShardConfig {
+    let open_files_max = host::open_files_max().min(SLOTS_PER_RING_MAX);
+    let sockets_max = config.connections_max.saturating_add(SOCKETS_RESERVE);
+    ShardConfig {
+        hub: HubConfig {
+            shards: config.shards as u16,
+            connections_max: sockets_max as usize,
+            connects_per_address_max: config.connects_per_address_max,
+            connects_per_address_window: config.connects_per_address_window,
+            hasher: RandomState::new(),
+        },
+        heartbeat: Heartbeat { ping_interval: config.ping_interval, pong_timeout: config.pong_timeout },
+        ws: ws::Limits { message_bytes_max: config.message_bytes_max },
+        head: HeadLimits { bytes_max: config.head_bytes_max, ..HeadLimits::default() },
+        sockets_max,
+        slots_per_ring: (open_files_max as u32).min(sockets_max),
+        handshake_timeout: config.handshake_timeout,
+        close_timeout: config.close_timeout,
+        send_queue_bytes_max: config.send_queue_bytes_max,
+        shard_queue_bytes_max: config.shard_queue_bytes_max as u64,
+        send_stall_max: config.send_stall_max,
+        control_frames_max: config.control_frames_max,
+        shutdown_timeout: config.shutdown_timeout,
+    }
+}

@@ -1,0 +1,146 @@
+//! What a shard keeps for one connection. An idle one is this struct and nothing else.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+
+use crate::client::Disconnect;
+use crate::time::Micros;
+use crate::ws::Decoder;
+
+use super::chunk::Chunk;
+use super::engine::ListenerId;
+
+/// Where a connection is in its life. Each arrow goes down, some skip.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Phase {
+    /// Nobody is here.
+    Vacant,
+    /// A request head is coming in.
+    Head,
+    /// The hub decides about a request for `/ws`.
+    Waiting,
+    /// Messages come and go.
+    Open,
+    /// The last bytes are queued: a response or a Close frame. What comes in is dropped.
+    Flushing,
+    /// The last bytes and our FIN are out; the peer's FIN is awaited.
+    Draining,
+    /// Given up; the engine frees the slot when nothing is in flight.
+    Closing,
+}
+
+/// One connection.
+pub(super) struct Conn {
+    pub(super) generation: u32,
+    pub(super) phase: Phase,
+    /// In the list of connections to flush this turn.
+    pub(super) dirty: bool,
+    /// A send is in the kernel's hands.
+    pub(super) sending: bool,
+    /// In the list of connections whose send the kernel did not finish at once.
+    pub(super) backlogged: bool,
+    /// Holds one of the node's places for upgraded connections.
+    pub(super) reserved: bool,
+    /// The peer has finished sending.
+    pub(super) peer_finished: bool,
+    /// Control frames within `control_second`.
+    pub(super) control_frames: u16,
+    pub(super) control_second: u32,
+    /// Bytes in flight, in `pending` and in the backlog.
+    pub(super) queued_bytes: u32,
+    /// When the last byte came.
+    pub(super) heard: Micros,
+    pub(super) next_ping: Micros,
+    pub(super) decoder: Decoder,
+    /// The youngest bytes that are queued; frames are appended here.
+    pub(super) pending: Option<Chunk>,
+    pub(super) extra: Option<Box<Extra>>,
+}
+
+/// What only some connections need, and those not for long.
+#[derive(Default)]
+pub(super) struct Extra {
+    /// In phases `Head` and `Waiting`.
+    pub(super) request: Option<Request>,
+    /// A message that waits for room in the mesh, and what came behind it.
+    pub(super) stalled: Option<Stalled>,
+    /// Queued chunks that are older than `Conn::pending`.
+    pub(super) backlog: VecDeque<Chunk>,
+    /// The send in flight was cancelled: the frame it had begun is finished, then the client is told this.
+    pub(super) cut_off: Option<Disconnect>,
+    /// Since when the send in flight has been known to wait; moves with each send that completes.
+    pub(super) waiting_since: Micros,
+}
+
+/// A request on its way in.
+pub(super) struct Request {
+    pub(super) peer: SocketAddr,
+    pub(super) listener: ListenerId,
+    /// The head as far as it has come; behind it, in phase `Waiting`, what came too early.
+    pub(super) bytes: Vec<u8>,
+    /// The 101 that a verdict of "open" sends.
+    pub(super) response: Vec<u8>,
+}
+
+/// Where reading stopped.
+pub(super) struct Stalled {
+    /// The message that found no room.
+    pub(super) text: String,
+    /// Bytes that came after it, not decoded yet.
+    pub(super) rest: Vec<u8>,
+}
+
+impl Conn {
+    pub(super) fn vacant() -> Self {
+        Self {
+            generation: u32::MAX,
+            phase: Phase::Vacant,
+            dirty: false,
+            sending: false,
+            backlogged: false,
+            reserved: false,
+            peer_finished: false,
+            control_frames: 0,
+            control_second: 0,
+            queued_bytes: 0,
+            heard: Micros(0),
+            next_ping: Micros(0),
+            decoder: Decoder::new(),
+            pending: None,
+            extra: None,
+        }
+    }
+
+    pub(super) fn accepted(generation: u32, now: Micros, peer: SocketAddr, listener: ListenerId) -> Self {
+        let request = Request { peer, listener, bytes: Vec::new(), response: Vec::new() };
+        Self {
+            generation,
+            phase: Phase::Head,
+            heard: now,
+            extra: Some(Box::new(Extra { request: Some(request), ..Extra::default() })),
+            ..Self::vacant()
+        }
+    }
+
+    pub(super) fn extra(&mut self) -> &mut Extra {
+        self.extra.get_or_insert_default()
+    }
+
+    pub(super) fn is_stalled(&self) -> bool {
+        self.extra.as_ref().is_some_and(|extra| extra.stalled.is_some())
+    }
+
+    /// Gives the box back once there is nothing in it, so that an idle connection holds none.
+    pub(super) fn trim(&mut self) {
+        if let Some(extra) = &self.extra
+            && extra.request.is_none()
+            && extra.stalled.is_none()
+            && extra.backlog.is_empty()
+            && extra.cut_off.is_none()
+        {
+            self.extra = None;
+        }
+    }
+}
+
+const _: () = assert!(size_of::<Conn>() <= 96, "an idle connection is meant to be small");

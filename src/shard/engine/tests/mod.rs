@@ -1,0 +1,4 @@
+//! Tests with real sockets on the loopback interface. Each of the trap tests fails without the guard it is named after.
+
+mod basics;
+mod support;

@@ -1,0 +1,23 @@
+//! The rim of a shard: its ring, its sockets, its ends of the mesh, and the loop that turns them.
+//!
+//! - [`engine`]: io_uring behind a safe interface, the only `unsafe` of the project
+//! - [`chunk`]: bytes on their way to a socket
+//! - `conn`: what is kept for a connection; `sockets`: all of them, and what the hub does to them
+//! - `receive`, `request`, `finish`: bytes in, HTTP heads in, connections out
+//! - `mesh`: the one file that names glommio's channels; `park`: waiting without losing a wake-up
+//! - [`run`]: the loop
+
+pub mod chunk;
+pub mod engine;
+
+mod conn;
+mod finish;
+mod mesh;
+mod park;
+mod receive;
+mod request;
+mod run;
+mod sockets;
+
+pub use mesh::MeshTicket;
+pub use run::{ShardConfig, ShardError, run};

@@ -1,0 +1,468 @@
+//! The shard's loop: turn the ring, handle what came, send what follows, and sleep when there is nothing.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use crate::client::Disconnect;
+use crate::hub::heartbeat::{Heartbeat, Look};
+use crate::hub::{Hub, HubConfig, Input, Outcome};
+use crate::http::head::HeadLimits;
+use crate::ids::{ConnId, ShardId};
+use crate::metrics::Doing;
+use crate::node::{Node, Stage};
+use crate::time::Micros;
+use crate::ws;
+
+use super::conn::{Conn, Phase};
+use super::engine::{Engine, EngineConfig, EngineError, Event, ListenerId};
+use super::finish::Cause;
+use super::mesh::{Inbox, MeshEnd, MeshTicket};
+use super::park::Watch;
+use super::sockets::Sockets;
+
+/// The tick that bounds what a wake-up lost in glommio 0.9.0 can cost: its executor may park with a task ready.
+const TICK: Duration = Duration::from_millis(10);
+/// How often the loop lets the rest of its executor run while it is busy.
+const YIELD_EVERY_US: u64 = 200;
+/// How often timers, backlogs and the node's stage are looked at.
+const SURVEY_EVERY_US: u64 = 10_000;
+/// Messages of other shards handled in one turn, of each peer and class.
+const MESH_MESSAGES_MAX: usize = 512;
+/// Connections of a shard that have not opened yet; beyond that the oldest is given up.
+pub const HANDSHAKES_MAX: u32 = 16_384;
+/// A reader counts as lagging when its queue passes this part of its bound…
+const LAGGING_PART: u32 = 2;
+/// …and as one that keeps up, all the same, when the kernel took something within this time.
+const KEEPING_UP: Duration = Duration::from_millis(500);
+/// So many lagging readers that keep up, and a tenth of all: the flood is the trouble, and broadcasts wait.
+const CROWD_MIN: usize = 8;
+const CROWD_PART: usize = 10;
+
+/// What a shard needs to know, the same for all shards of a node.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// The hub's part.
+    pub hub: HubConfig,
+    /// When to ping and when to give up.
+    pub heartbeat: Heartbeat,
+    /// Limits of messages.
+    pub ws: ws::Limits,
+    /// Limits of request heads.
+    pub head: HeadLimits,
+    /// Sockets this shard may come to hold.
+    pub sockets_max: u32,
+    /// Sockets of one ring: the soft limit of open files at most.
+    pub slots_per_ring: u32,
+    /// From accept to the end of the head.
+    pub handshake_timeout: Duration,
+    /// From the last byte sent to the peer's FIN.
+    pub close_timeout: Duration,
+    /// Bytes queued for one connection.
+    pub send_queue_bytes_max: usize,
+    /// Bytes queued for all connections of the shard.
+    pub shard_queue_bytes_max: u64,
+    /// Age of the oldest byte queued.
+    pub send_stall_max: Duration,
+    /// Control frames of one connection in a second.
+    pub control_frames_max: u32,
+    /// From the end of accepting to the end of the shard.
+    pub shutdown_timeout: Duration,
+}
+
+/// Why a shard could not run, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum ShardError {
+    /// The ring could not be made.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A system call failed.
+    #[error("{0}: {1}")]
+    Io(&'static str, std::io::Error),
+}
+
+/// One shard: everything that its loop turns.
+pub(super) struct Shard {
+    pub(super) engine: Engine,
+    pub(super) hub: Hub,
+    pub(super) sockets: Sockets,
+    /// A frame being built; empty between uses.
+    pub(super) scratch: Vec<u8>,
+    admin: Option<ListenerId>,
+    listeners: Vec<ListenerId>,
+    mesh: MeshEnd,
+    inbox: Rc<Inbox>,
+    /// Connections that have not opened, oldest first; some have by now.
+    unopened: VecDeque<ConnId>,
+    due: Vec<u32>,
+    surveyed: Micros,
+    /// Set once the shard stops: when it ends at the latest.
+    deadline: Option<Micros>,
+}
+
+/// Runs a shard until the node stops. Called inside the shard's executor.
+///
+/// `public` is this shard's own listener; one shard of the node has the `admin` one.
+///
+/// # Errors
+/// See [`ShardError`].
+pub async fn run(
+    config: Arc<ShardConfig>,
+    node: Arc<Node>,
+    ticket: MeshTicket,
+    public: OwnedFd,
+    admin: Option<OwnedFd>,
+) -> Result<(), ShardError> {
+    let inbox = Rc::new(Inbox::default());
+    let (shard, mesh) = ticket.join(&inbox).await.map_err(|error| ShardError::Io("joining the mesh", error))?;
+    let metrics = node.shard_metrics(shard);
+    let engine = Engine::new(EngineConfig {
+        sockets_max: config.sockets_max,
+        slots_per_ring: config.slots_per_ring,
+        ..EngineConfig::default()
+    })?;
+    let now = node.now();
+    let mut shard = Shard {
+        engine,
+        hub: Hub::new(shard, &config.hub, metrics),
+        sockets: Sockets::new(now, config, Arc::clone(&node), shard, metrics),
+        scratch: Vec::with_capacity(256),
+        admin: None,
+        listeners: Vec::new(),
+        mesh,
+        inbox: Rc::clone(&inbox),
+        unopened: VecDeque::new(),
+        due: Vec::new(),
+        surveyed: now,
+        deadline: None,
+    };
+    shard.listen(public, admin);
+    glommio::spawn_local(async move {
+        loop {
+            glommio::timer::sleep(TICK).await;
+            inbox.tick();
+        }
+    })
+    .detach();
+    node.shard_is_up();
+    shard.run().await
+}
+
+impl Shard {
+    fn listen(&mut self, public: OwnedFd, admin: Option<OwnedFd>) {
+        const PUBLIC_ACCEPTS: u16 = 64;
+        const ADMIN_ACCEPTS: u16 = 4;
+        self.listeners.push(self.engine.listen(public, PUBLIC_ACCEPTS));
+        self.admin = admin.map(|admin| self.engine.listen(admin, ADMIN_ACCEPTS));
+        self.listeners.extend(self.admin);
+    }
+
+    pub(super) fn admin_listener(&self) -> Option<ListenerId> {
+        self.admin
+    }
+
+    async fn run(mut self) -> Result<(), ShardError> {
+        let io = |what| move |error| ShardError::Io(what, error);
+        let mut wakes = Watch::new(self.engine.wake_fd().as_fd()).map_err(io("watching the ring"))?;
+        let mut breather = Watch::always_readable().map_err(io("eventfd"))?;
+        let mut breathed = self.sockets.now;
+        loop {
+            let mut idle = self.turn()?;
+            if self.is_finished() {
+                return Ok(());
+            }
+            if idle {
+                self.engine.before_park();
+                // A completion that came just before the eventfd was enabled did not signal it.
+                idle = self.turn()?;
+                if idle {
+                    self.beat(Doing::Parked);
+                    self.sockets.metrics.parks.add(1);
+                    let inbox = &self.inbox;
+                    std::future::poll_fn(|context| match inbox.is_ready(context.waker()) {
+                        true => Poll::Ready(()),
+                        false => wakes.poll_readable(context),
+                    })
+                    .await;
+                    breathed = self.sockets.node.now();
+                }
+                self.engine.after_park();
+            }
+            if !idle && self.sockets.now.0 - breathed.0.min(self.sockets.now.0) >= YIELD_EVERY_US {
+                std::future::poll_fn(|context| breather.poll_readable(context)).await;
+                breathed = self.sockets.node.now();
+            }
+        }
+    }
+
+    /// One turn; whether there was nothing to do.
+    fn turn(&mut self) -> Result<bool, ShardError> {
+        let metrics = self.sockets.metrics;
+        metrics.turns.add(1);
+        let events = self.engine.turn().map_err(|error| ShardError::Io("io_uring_enter", error))?;
+        self.sockets.now = self.sockets.node.now();
+        self.record_latencies();
+        self.beat(Doing::Receiving);
+        while let Some(event) = self.engine.next_event() {
+            self.event(event);
+        }
+        self.beat(Doing::Meshing);
+        let meshed = self.mesh_in();
+        self.hub.handle(self.sockets.now, Input::Turn, &mut self.sockets);
+        let went_on = self.retry_stalled();
+        if self.sockets.now.since(self.surveyed) >= Duration::from_micros(SURVEY_EVERY_US) {
+            self.survey();
+        }
+        self.beat(Doing::Sending);
+        self.flush();
+        let sent_batches = self.mesh_out();
+        self.beat(Doing::Turning);
+        let unsubmitted = self.engine.has_unsubmitted();
+        Ok(events == 0 && !unsubmitted && !meshed && !went_on && !sent_batches)
+    }
+
+    fn beat(&self, doing: Doing) {
+        self.sockets.metrics.pulse.beat(self.sockets.now.0, doing);
+    }
+
+    fn event(&mut self, event: Event) {
+        match event {
+            Event::Received { id, data } => self.received(id, data),
+            Event::Sent { id, chunk, result } => self.sent(id, chunk, result),
+            Event::Accepted { id, listener, peer } => {
+                self.sockets.metrics.accepts.add(1);
+                let now = self.sockets.now;
+                self.sockets.insert(id, Conn::accepted(id.generation, now, peer, listener));
+                self.sockets.handshakes += 1;
+                self.sockets.wheel.set(id.index, now.after(self.sockets.config.handshake_timeout));
+                self.unopened.push_back(id);
+                self.engine.resume_reading(id);
+                self.give_up_oldest();
+            }
+            Event::ReceiveEnded { id, error } => self.receive_ended(id, error.as_ref()),
+            Event::Closed { id } => self.sockets.remove(id),
+            Event::AcceptFailed { error, .. } => {
+                tracing::warn!(%error, "a connection could not be accepted");
+            }
+        }
+    }
+
+    /// Keeps connections that have not opened within their bound, so that slow heads cannot take every slot.
+    fn give_up_oldest(&mut self) {
+        while let Some(&id) = self.unopened.front() {
+            let waits = self.sockets.get(id).is_some_and(|conn| matches!(conn.phase, Phase::Head | Phase::Waiting));
+            if waits && self.sockets.handshakes <= HANDSHAKES_MAX {
+                break;
+            }
+            self.unopened.pop_front();
+            if waits {
+                self.sockets.metrics.refused_evicted.add(1);
+                self.end(id, Cause::PeerGone);
+            }
+        }
+    }
+
+    /// Handles what other shards sent; whether there was anything.
+    fn mesh_in(&mut self) -> bool {
+        let metrics = self.sockets.metrics;
+        for (peer, batch) in self.inbox.take() {
+            metrics.mesh_batches_in.add(1);
+            metrics.mesh_messages_in.add((batch.home.len() + batch.owner.len() + batch.broadcast.len()) as u64);
+            self.sockets.links.receive(peer, batch);
+        }
+        let now = self.sockets.now;
+        let mut handled = false;
+        for peer in self.sockets.links.peers() {
+            for _ in 0..MESH_MESSAGES_MAX {
+                let Some(message) = self.sockets.links.pop_owner(peer) else { break };
+                self.hub.handle(now, Input::Owner(message), &mut self.sockets);
+                handled = true;
+            }
+            for _ in 0..MESH_MESSAGES_MAX {
+                if !self.sockets.takes_broadcasts {
+                    break;
+                }
+                let Some(broadcast) = self.sockets.links.pop_broadcast(peer) else { break };
+                self.hub.handle(now, Input::Broadcast(broadcast), &mut self.sockets);
+                handled = true;
+            }
+            for _ in 0..MESH_MESSAGES_MAX {
+                let Some(message) = self.sockets.links.take_home(peer) else { break };
+                // Only when every owner's outbox has room; else it stays the oldest, and its credits stay out.
+                if self.hub.handle(now, Input::Home(&message), &mut self.sockets) == Outcome::NoRoom {
+                    self.sockets.links.unhandled_home(peer, message);
+                    break;
+                }
+                self.sockets.links.handled_home(peer, &message);
+                handled = true;
+            }
+        }
+        handled
+    }
+
+    /// Sends other shards what has gathered for them; whether anything went.
+    fn mesh_out(&mut self) -> bool {
+        let mut sent = false;
+        for peer in self.sockets.links.peers() {
+            let Some(batch) = self.sockets.links.take_batch(peer) else { continue };
+            match self.mesh.try_send(peer, batch) {
+                Ok(()) => {
+                    self.sockets.metrics.mesh_batches_out.add(1);
+                    sent = true;
+                }
+                // The channel is full; the tick tries again at the latest.
+                Err(batch) => self.sockets.links.return_batch(peer, batch),
+            }
+        }
+        sent
+    }
+
+    /// Hands what this turn queued to the kernel, one send for each connection.
+    fn flush(&mut self) {
+        self.sockets.spread_broadcasts();
+        for id in std::mem::take(&mut self.sockets.too_slow) {
+            self.cut_off(id);
+        }
+        if self.sockets.queued_bytes > self.sockets.config.shard_queue_bytes_max {
+            self.relieve();
+        }
+        let mut dirty = std::mem::take(&mut self.sockets.dirty);
+        for &index in &dirty {
+            if let Some((id, conn)) = self.sockets.at(index) {
+                conn.dirty = false;
+                self.send_next(id);
+            }
+        }
+        dirty.clear();
+        if self.sockets.dirty.is_empty() {
+            self.sockets.dirty = dirty;
+        }
+    }
+
+    /// At the shard's bound the largest queues that wait for a reader go first, until a tenth of the bound is free.
+    fn relieve(&mut self) {
+        let goal = self.sockets.config.shard_queue_bytes_max / 10 * 9;
+        let mut waiting: Vec<(u32, ConnId)> = Vec::new();
+        for id in self.sockets.backlogged.clone() {
+            if let Some(conn) = self.sockets.get(id).filter(|conn| conn.sending && conn.phase == Phase::Open) {
+                waiting.push((conn.queued_bytes, id));
+            }
+        }
+        waiting.sort_unstable_by_key(|&(bytes, _)| std::cmp::Reverse(bytes));
+        for (_, id) in waiting {
+            if self.sockets.queued_bytes <= goal {
+                break;
+            }
+            self.cut_off(id);
+        }
+    }
+
+    /// The turn that has just begun handed what the last one queued to the kernel.
+    fn record_latencies(&mut self) {
+        let now = self.sockets.now;
+        for (received, deliveries) in self.sockets.deliveries.drain(..) {
+            self.sockets.metrics.receive_to_send.record(now.since(received), deliveries);
+        }
+    }
+
+    /// Looks at what passes with time: timers, backlogs, the node's stage.
+    fn survey(&mut self) {
+        self.surveyed = self.sockets.now;
+        let mut due = std::mem::take(&mut self.due);
+        self.sockets.wheel.expire(self.sockets.now, &mut due);
+        for index in due.drain(..) {
+            self.timer(index);
+        }
+        self.due = due;
+        self.survey_backlogs();
+        self.follow_stage();
+        let metrics = self.sockets.metrics;
+        metrics.send_queue_bytes.set(self.sockets.queued_bytes);
+        metrics.backlogged.set(self.sockets.backlogged.len() as u64);
+        metrics.stalled.set(self.sockets.stalled.len() as u64);
+        metrics.sockets.set(u64::from(self.engine.open_sockets()));
+        metrics.rings.set(self.engine.rings() as u64);
+    }
+
+    fn timer(&mut self, index: u32) {
+        let now = self.sockets.now;
+        let heartbeat = self.sockets.heartbeat;
+        let Some((id, conn)) = self.sockets.at(index) else { return };
+        match conn.phase {
+            Phase::Open => {
+                // While its reading is paused, silence is not the client's.
+                let heard = if conn.is_stalled() { now } else { conn.heard };
+                match heartbeat.look(now, heard, conn.next_ping) {
+                    None => self.end(id, Cause::Told(Disconnect::SilentTooLong)),
+                    Some(Look { ping, next_ping, again }) => {
+                        conn.next_ping = next_ping;
+                        self.sockets.wheel.set(index, again);
+                        if ping {
+                            self.sockets.queue(id, &[0x89, 0]);
+                        }
+                    }
+                }
+            }
+            Phase::Head | Phase::Waiting => self.request_timed_out(id),
+            Phase::Flushing | Phase::Draining => self.close(id),
+            Phase::Closing | Phase::Vacant => {}
+        }
+    }
+
+    /// Which connections read too slowly, and whether so many lag that broadcasts have to wait.
+    fn survey_backlogs(&mut self) {
+        let now = self.sockets.now;
+        let config = Arc::clone(&self.sockets.config);
+        let lagging_bytes = config.send_queue_bytes_max as u32 / LAGGING_PART;
+        let mut lagging = 0;
+        let mut backlogged = std::mem::take(&mut self.sockets.backlogged);
+        backlogged.retain(|&id| {
+            let Some(conn) = self.sockets.get(id) else { return false };
+            conn.backlogged = conn.sending && conn.phase == Phase::Open;
+            if !conn.backlogged {
+                return false;
+            }
+            let waited = now.since(conn.extra().waiting_since);
+            lagging += usize::from(conn.queued_bytes > lagging_bytes && waited < KEEPING_UP);
+            if waited > config.send_stall_max {
+                self.sockets.too_slow.push(id);
+            }
+            true
+        });
+        self.sockets.backlogged = backlogged;
+        let crowd = CROWD_MIN.max(self.sockets.open as usize / CROWD_PART);
+        if self.sockets.takes_broadcasts && lagging >= crowd {
+            self.sockets.metrics.broadcast_holds.add(1);
+        }
+        // Held until half of the crowd has caught up, so that it does not flutter.
+        self.sockets.takes_broadcasts = match self.sockets.takes_broadcasts {
+            true => lagging < crowd,
+            false => lagging < crowd / 2,
+        };
+    }
+
+    fn follow_stage(&mut self) {
+        if self.deadline.is_some() || self.sockets.node.stage() != Stage::Stopping {
+            return;
+        }
+        self.deadline = Some(self.sockets.now.after(self.sockets.config.shutdown_timeout));
+        for listener in std::mem::take(&mut self.listeners) {
+            self.engine.stop_listening(listener);
+        }
+        for index in 0..self.sockets.places() {
+            let Some((id, conn)) = self.sockets.at(index) else { continue };
+            match conn.phase {
+                Phase::Open => self.end(id, Cause::Told(Disconnect::NodeStopping)),
+                Phase::Head | Phase::Waiting => self.end(id, Cause::PeerGone),
+                Phase::Flushing | Phase::Draining | Phase::Closing | Phase::Vacant => {}
+            }
+        }
+    }
+
+    fn is_finished(&self) -> bool {
+        self.deadline.is_some_and(|deadline| self.engine.open_sockets() == 0 || self.sockets.now >= deadline)
+    }
+}

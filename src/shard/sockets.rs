@@ -1,0 +1,377 @@
+//! A shard's connections and their send queues, and what the hub does to them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::client::Disconnect;
+use crate::hub::effects::{COPY_BYTES_MAX, Effects, Verdict, Wire};
+use crate::hub::envelope::{Broadcast, Class, ToHome, ToOwner};
+use crate::hub::heartbeat::Heartbeat;
+use crate::hub::links::Links;
+use crate::hub::timers::Wheel;
+use crate::ids::{ConnId, ShardId};
+use crate::metrics::ShardMetrics;
+use crate::node::Node;
+use crate::time::Micros;
+use crate::ws::encode;
+
+use super::chunk::Chunk;
+use super::conn::{Conn, Phase};
+use super::run::ShardConfig;
+
+/// Frames are gathered into one send up to this size; it is also what one slow send may hold in the kernel's hands.
+pub(super) const COALESCE_BYTES_MAX: usize = 64 << 10;
+/// A queued chunk that is shared is copied to gather more behind it only up to this size.
+const SHARED_COPY_BYTES_MAX: usize = 16 << 10;
+/// Vectors kept for reuse, and the largest that is.
+const SPARE_BUFFERS_MAX: usize = 256;
+const SPARE_BUFFER_BYTES_MAX: usize = 16 << 10;
+const _: () = assert!(COPY_BYTES_MAX <= SHARED_COPY_BYTES_MAX && SHARED_COPY_BYTES_MAX <= COALESCE_BYTES_MAX);
+
+/// The connections of a shard.
+pub(super) struct Sockets {
+    pub(super) now: Micros,
+    pub(super) config: Arc<ShardConfig>,
+    pub(super) node: Arc<Node>,
+    pub(super) metrics: &'static ShardMetrics,
+    pub(super) links: Links,
+    pub(super) wheel: Wheel,
+    pub(super) heartbeat: Heartbeat,
+    conns: Vec<Conn>,
+    /// Connections with something to send or to finish at the end of this turn.
+    pub(super) dirty: Vec<u32>,
+    /// Connections whose last send the kernel has not finished at once.
+    pub(super) backlogged: Vec<ConnId>,
+    /// Connections to be cut off: their queue passed its bound.
+    pub(super) too_slow: Vec<ConnId>,
+    /// Connections whose message waits for room.
+    pub(super) stalled: VecDeque<ConnId>,
+    /// Connections whose next step before they open waits.
+    pub(super) postponed: VecDeque<ConnId>,
+    /// Connections that opened, with bytes that came before that.
+    pub(super) opened_early: Vec<ConnId>,
+    /// Broadcasts of this turn, one frame behind the other.
+    broadcast: Vec<u8>,
+    broadcast_frames: u64,
+    /// When the messages came in whose deliveries were queued this turn, and how many deliveries each.
+    pub(super) deliveries: Vec<(Micros, u64)>,
+    pub(super) queued_bytes: u64,
+    pub(super) open: u64,
+    /// Connections that have not opened yet.
+    pub(super) handshakes: u32,
+    pub(super) takes_broadcasts: bool,
+    spare: Vec<Vec<u8>>,
+}
+
+impl Sockets {
+    pub(super) fn new(
+        now: Micros,
+        config: Arc<ShardConfig>,
+        node: Arc<Node>,
+        shard: ShardId,
+        metrics: &'static ShardMetrics,
+    ) -> Self {
+        let sockets_max = config.sockets_max as usize;
+        Self {
+            now,
+            links: Links::new(shard, config.hub.shards),
+            wheel: Wheel::new(now, sockets_max),
+            heartbeat: config.heartbeat,
+            conns: Vec::with_capacity(sockets_max),
+            config,
+            node,
+            metrics,
+            dirty: Vec::new(),
+            backlogged: Vec::new(),
+            too_slow: Vec::new(),
+            stalled: VecDeque::new(),
+            postponed: VecDeque::new(),
+            opened_early: Vec::new(),
+            broadcast: Vec::new(),
+            broadcast_frames: 0,
+            deliveries: Vec::new(),
+            queued_bytes: 0,
+            open: 0,
+            handshakes: 0,
+            takes_broadcasts: true,
+            spare: Vec::new(),
+        }
+    }
+
+    /// The connection, unless somebody else has its place by now.
+    pub(super) fn get(&mut self, id: ConnId) -> Option<&mut Conn> {
+        self.conns.get_mut(id.index as usize).filter(|conn| conn.generation == id.generation)
+    }
+
+    /// The connection in a place, with its id.
+    pub(super) fn at(&mut self, index: u32) -> Option<(ConnId, &mut Conn)> {
+        let conn = self.conns.get_mut(index as usize).filter(|conn| conn.phase != Phase::Vacant)?;
+        Some((ConnId { index, generation: conn.generation }, conn))
+    }
+
+    /// Places that were ever used; some are vacant.
+    pub(super) fn places(&self) -> u32 {
+        self.conns.len() as u32
+    }
+
+    pub(super) fn insert(&mut self, id: ConnId, conn: Conn) {
+        let index = id.index as usize;
+        if index >= self.conns.len() {
+            self.conns.resize_with(index + 1, Conn::vacant);
+        }
+        self.conns[index] = conn;
+    }
+
+    pub(super) fn remove(&mut self, id: ConnId) {
+        if let Some(conn) = self.get(id) {
+            *conn = Conn::vacant();
+            self.wheel.cancel(id.index);
+        }
+    }
+
+    /// Queues wire bytes, copying them.
+    pub(super) fn queue(&mut self, id: ConnId, bytes: &[u8]) {
+        let Some(conn) = self.conns.get_mut(id.index as usize).filter(|conn| conn.generation == id.generation) else {
+            return;
+        };
+        match &mut conn.pending {
+            Some(chunk) if chunk.try_append(bytes, COALESCE_BYTES_MAX) => {}
+            pending => {
+                let mut fresh = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(bytes.len().max(256)));
+                match pending.take() {
+                    // Small bytes that others share, a broadcast's: gathering takes a copy of one's own.
+                    Some(chunk) if chunk.len() + bytes.len() <= SHARED_COPY_BYTES_MAX => {
+                        fresh.extend_from_slice(chunk.as_slice());
+                    }
+                    Some(full) => conn.extra().backlog.push_back(full),
+                    None => {}
+                }
+                fresh.extend_from_slice(bytes);
+                conn.pending = Some(Chunk::from_vec(fresh));
+            }
+        }
+        self.queued(id, bytes.len());
+    }
+
+    /// Queues bytes that are shared with others or too large to copy.
+    pub(super) fn queue_chunk(&mut self, id: ConnId, chunk: Chunk) {
+        let Some(conn) = self.get(id) else { return };
+        let len = chunk.len();
+        match &mut conn.pending {
+            None => conn.pending = Some(chunk),
+            Some(_) if len <= SHARED_COPY_BYTES_MAX => return self.queue(id, chunk.as_slice()),
+            pending => {
+                let older = pending.replace(chunk);
+                conn.extra().backlog.extend(older);
+            }
+        }
+        self.queued(id, len);
+    }
+
+    /// Accounts for bytes that were queued just now.
+    fn queued(&mut self, id: ConnId, len: usize) {
+        let send_queue_bytes_max = self.config.send_queue_bytes_max;
+        let now = self.now;
+        let conn = &mut self.conns[id.index as usize];
+        conn.queued_bytes = conn.queued_bytes.saturating_add(len as u32);
+        self.queued_bytes += len as u64;
+        if !conn.dirty {
+            conn.dirty = true;
+            self.dirty.push(id.index);
+        }
+        if conn.sending {
+            if !conn.backlogged {
+                conn.backlogged = true;
+                conn.extra().waiting_since = now;
+                self.backlogged.push(id);
+            }
+            if conn.queued_bytes as usize > send_queue_bytes_max && conn.phase == Phase::Open {
+                self.too_slow.push(id);
+            }
+        }
+    }
+
+    /// Accounts for bytes that left a queue: sent, or dropped.
+    pub(super) fn unqueued(&mut self, id: ConnId, len: usize) {
+        self.queued_bytes = self.queued_bytes.saturating_sub(len as u64);
+        if let Some(conn) = self.get(id) {
+            conn.queued_bytes = conn.queued_bytes.saturating_sub(len as u32);
+        }
+    }
+
+    /// The oldest chunk that waits, for sending.
+    pub(super) fn take_chunk(&mut self, id: ConnId) -> Option<Chunk> {
+        let conn = self.get(id)?;
+        if let Some(extra) = &mut conn.extra
+            && let Some(oldest) = extra.backlog.pop_front()
+        {
+            return Some(oldest);
+        }
+        conn.pending.take()
+    }
+
+    /// Drops all that waits, and what is in flight stays; returns how many frames that were.
+    pub(super) fn drop_queue(&mut self, id: ConnId) -> u64 {
+        let mut frames = 0;
+        while let Some(chunk) = self.take_chunk(id) {
+            frames += encode::count_frames(chunk.as_slice()) as u64;
+            self.unqueued(id, chunk.len());
+        }
+        frames
+    }
+
+    /// Keeps a buffer for reuse.
+    pub(super) fn recycle(&mut self, chunk: Chunk) {
+        if self.spare.len() < SPARE_BUFFERS_MAX
+            && let Some(buffer) = chunk.into_reusable()
+            && buffer.capacity() <= SPARE_BUFFER_BYTES_MAX
+        {
+            self.spare.push(buffer);
+        }
+    }
+
+    /// Puts this turn's broadcasts into the queue of every open connection: one chunk, shared by all of them.
+    pub(super) fn spread_broadcasts(&mut self) {
+        if self.broadcast_frames > 0 {
+            let gathered = Chunk::from_vec(std::mem::take(&mut self.broadcast));
+            let frames = std::mem::take(&mut self.broadcast_frames);
+            self.queue_for_all(&gathered, frames);
+        }
+    }
+
+    fn queue_for_all(&mut self, chunk: &Chunk, frames: u64) {
+        for index in 0..self.places() {
+            let conn = &self.conns[index as usize];
+            if conn.phase == Phase::Open {
+                let id = ConnId { index, generation: conn.generation };
+                self.queue_chunk(id, chunk.clone());
+            }
+        }
+        self.metrics.messages_out_broadcast.add(frames * self.open);
+    }
+
+    /// Notes deliveries for the latency histogram.
+    fn delivered(&mut self, received: Micros, deliveries: u64) {
+        match self.deliveries.last_mut() {
+            Some((same, count)) if *same == received => *count += deliveries,
+            _ => self.deliveries.push((received, deliveries)),
+        }
+    }
+
+    /// Opens a connection whose 101 goes out now.
+    fn open(&mut self, id: ConnId) {
+        let now = self.now;
+        let first_ping = self.heartbeat.first(now, id.index.wrapping_mul(7).wrapping_add(id.generation));
+        let Some(conn) = self.get(id) else { return };
+        conn.phase = Phase::Open;
+        conn.heard = now;
+        conn.next_ping = first_ping;
+        let look = first_ping.min(now.after(self.heartbeat.pong_timeout));
+        self.wheel.set(id.index, look);
+        self.open += 1;
+        self.handshakes -= 1;
+        self.metrics.connections.set(self.open);
+    }
+
+    /// Puts a Close frame behind what is queued; nothing follows it.
+    pub(super) fn queue_close(&mut self, id: ConnId, why: Disconnect) {
+        let mut frame = Vec::with_capacity(128);
+        encode::close(why.code(), why.reason(), &mut frame);
+        self.queue(id, &frame);
+    }
+}
+
+impl Effects for Sockets {
+    fn decide(&mut self, id: ConnId, verdict: Verdict) {
+        let Some(conn) = self.get(id).filter(|conn| conn.phase == Phase::Waiting) else { return };
+        let Some(request) = conn.extra().request.take() else { return };
+        match verdict {
+            Verdict::Open => {
+                let early = request.bytes;
+                if !early.is_empty() {
+                    // Handled as a stalled message would be, with nothing to say first.
+                    conn.extra().stalled = Some(super::conn::Stalled { text: String::new(), rest: early });
+                    self.opened_early.push(id);
+                } else {
+                    conn.trim();
+                }
+                self.open(id);
+                self.queue(id, &request.response);
+            }
+            Verdict::Nameless => {
+                self.queue(id, &request.response);
+                self.queue_close(id, Disconnect::MissingUserId);
+                self.metrics.closes_missing_user_id.add(1);
+                self.finish_request(id);
+            }
+            Verdict::TooMany { retry_after } => {
+                self.metrics.refused_address_rate.add(1);
+                let response = super::request::too_many_connects(retry_after);
+                self.queue(id, &response);
+                self.finish_request(id);
+            }
+        }
+    }
+
+    fn deliver(&mut self, id: ConnId, frame: Wire<'_>, received: Micros) -> bool {
+        if self.get(id).is_none_or(|conn| conn.phase != Phase::Open) {
+            return false;
+        }
+        self.delivered(received, 1);
+        match frame {
+            Wire::Shared(bytes) if bytes.len() > COPY_BYTES_MAX => self.queue_chunk(id, Chunk::from_bytes(bytes.clone())),
+            frame => self.queue(id, frame.as_slice()),
+        }
+        true
+    }
+
+    fn deliver_all(&mut self, frame: Wire<'_>, received: Micros) {
+        if self.open == 0 {
+            return;
+        }
+        self.delivered(received, self.open);
+        let bytes = frame.as_slice();
+        if self.broadcast.len() + bytes.len() > COALESCE_BYTES_MAX {
+            self.spread_broadcasts();
+        }
+        match frame {
+            Wire::Shared(shared) if shared.len() > SHARED_COPY_BYTES_MAX => {
+                self.spread_broadcasts();
+                self.queue_for_all(&Chunk::from_bytes(Bytes::clone(shared)), 1);
+            }
+            _ => {
+                self.broadcast.extend_from_slice(bytes);
+                self.broadcast_frames += 1;
+            }
+        }
+    }
+
+    fn postpone(&mut self, id: ConnId) {
+        self.postponed.push_back(id);
+    }
+
+    fn takes_broadcasts(&self) -> bool {
+        self.takes_broadcasts
+    }
+
+    fn has_room(&self, class: Class, shard: ShardId) -> bool {
+        self.links.has_room(class, shard)
+    }
+
+    fn push_home(&mut self, shard: ShardId, message: ToHome) {
+        self.metrics.mesh_messages_out.add(1);
+        self.links.push_home(shard, message);
+    }
+
+    fn push_owner(&mut self, shard: ShardId, message: ToOwner) {
+        self.metrics.mesh_messages_out.add(1);
+        self.links.push_owner(shard, message);
+    }
+
+    fn push_broadcast(&mut self, shard: ShardId, message: Broadcast) {
+        self.metrics.mesh_messages_out.add(1);
+        self.links.push_broadcast(shard, message);
+    }
+}
