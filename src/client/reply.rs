@@ -4,9 +4,7 @@
 
 use std::borrow::Cow;
 
-use tungstenite::protocol::frame::coding::{Data, OpCode};
-
-use crate::ws::encode;
+use crate::ws::{Opcode, encode};
 
 use super::command::CommandError;
 
@@ -36,7 +34,7 @@ pub fn error(error: &CommandError, out: &mut Vec<u8>) {
 fn text_of<const PARTS: usize>(parts: [&str; PARTS], out: &mut Vec<u8>) {
     let payload_len = parts.iter().map(|part| part.len()).sum();
     out.reserve(encode::HEADER_BYTES_MAX + payload_len);
-    encode::header(OpCode::Data(Data::Text), payload_len, out);
+    encode::header(Opcode::Text, payload_len, out);
     for part in parts {
         out.extend_from_slice(part.as_bytes());
     }

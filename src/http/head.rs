@@ -153,6 +153,7 @@ fn reason(error: Error) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const LIMITS: HeadLimits = HeadLimits { bytes_max: 200, headers_max: 4 };
 
@@ -257,5 +258,38 @@ mod tests {
         }
         // Another method gets its answer from whoever knows the path: 404 or 405.
         assert_eq!(request("POST / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello").method, "POST");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(4000) })]
+
+        /// Method: heads that are nearly right, with bytes replaced, read at every length. What was decided once stays so.
+        #[test]
+        fn a_verdict_never_changes_with_more_bytes(
+            mut head in "(GET|HEAD|POST) (/|http://)[a-z?%/]{0,9} HTTP/1[.][01]\r\n([A-Za-z-]{1,9}:[ -~]{0,60}\r\n){0,5}\r\nmore"
+                .prop_map(String::into_bytes),
+            flips in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..3),
+        ) {
+            for (at, byte) in flips {
+                let at = at.index(head.len());
+                head[at] = byte;
+            }
+            let verdict = |len: usize| match parse(&head[..len], &LIMITS) {
+                Parsed::Partial => None,
+                Parsed::TooLong => Some(Err("")),
+                Parsed::Malformed(reason) => Some(Err(reason)),
+                Parsed::Request(request) => Some(Ok(request.consumed)),
+            };
+            let mut first = None;
+            for len in 0..=head.len() {
+                let now = verdict(len);
+                match (first, now) {
+                    (None, _) => first = now,
+                    (Some(Ok(_)), _) => prop_assert_eq!(now, first, "at {}", len),
+                    // Which fault is told may change, that there is one may not.
+                    (Some(Err(_)), _) => prop_assert!(matches!(now, Some(Err(_))), "{now:?} at {len}"),
+                }
+            }
+        }
     }
 }

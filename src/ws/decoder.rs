@@ -1,11 +1,9 @@
 //! From client bytes to messages, RFC 6455 5.4 to 5.6.
 //!
 //! A message that lies whole and unfragmented in the input is unmasked there and lent from there. All else (a frame that
-//! was cut, a message in fragments) is gathered in a [`Partial`], which lives on the heap no longer than that message.
+//! was cut, a message in fragments) is gathered in a `Partial`, which lives on the heap no longer than that message.
 
-use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
-
-use super::frame::{HEADER_BYTES_MAX, Header};
+use super::frame::{HEADER_BYTES_MAX, Header, Opcode};
 use super::{Limits, ProtocolError, close, mask, utf8};
 
 /// The receiving side of one connection.
@@ -108,7 +106,7 @@ impl Decoder {
                 let payload_bytes = admit(&header, partial.message.as_ref(), limits)?;
                 let frame_end = header_bytes.saturating_add(payload_bytes);
                 let is_between_messages = partial.message.is_none();
-                let is_whole = header.is_control() || (header.fin && is_between_messages);
+                let is_whole = header.opcode.is_control() || (header.fin && is_between_messages);
                 if is_whole && frame_end <= input.len() {
                     // A control frame between fragments, or a frame of which only the header was cut: no need to copy.
                     if is_between_messages {
@@ -135,15 +133,15 @@ impl Decoder {
 
 /// Checks a header against the message that is open and against the limits, before any memory is taken for its payload.
 /// Returns the payload bytes.
-#[inline]
+#[inline(always)]
 fn admit(header: &Header, open: Option<&Message>, limits: &Limits) -> Result<usize, ProtocolError> {
+    // RFC 6455 5.4: control frames may come between the fragments of a message, and count for themselves.
+    if header.opcode.is_control() {
+        return Ok(header.payload_bytes as usize);
+    }
     let gathered = match (header.opcode, open) {
-        // RFC 6455 5.4: control frames may come between the fragments of a message, and count for themselves.
-        (OpCode::Control(_), _) => return Ok(header.payload_bytes as usize),
-        (OpCode::Data(Data::Continue), None) => {
-            return Err(ProtocolError::violation("continuation of no message"));
-        }
-        (OpCode::Data(Data::Continue), Some(message)) => message.bytes.len(),
+        (Opcode::Continuation, None) => return Err(ProtocolError::violation("continuation of no message")),
+        (Opcode::Continuation, Some(message)) => message.bytes.len(),
         (_, Some(_)) => return Err(ProtocolError::violation("new message inside a fragmented one")),
         (_, None) => 0,
     };
@@ -155,23 +153,22 @@ fn admit(header: &Header, open: Option<&Message>, limits: &Limits) -> Result<usi
 }
 
 /// The event of a frame whose payload lies whole in the input.
-#[inline]
+#[inline(always)]
 fn lend<'a>(header: &Header, payload: &'a mut [u8]) -> Result<Event<'a>, ProtocolError> {
     mask::apply(payload, header.key, 0);
-    match header.opcode {
-        OpCode::Data(Data::Text) => Ok(Event::Text(utf8::whole(payload)?)),
-        OpCode::Data(_) => Ok(Event::Binary(payload)),
-        OpCode::Control(control) => control_event(control, payload),
-    }
+    event(header.opcode, payload)
 }
 
-/// The event of a control frame, from its unmasked payload.
-fn control_event(control: Control, payload: &[u8]) -> Result<Event<'_>, ProtocolError> {
-    match control {
-        Control::Ping => Ok(Event::Ping(payload)),
-        Control::Pong => Ok(Event::Pong(payload)),
-        Control::Close | Control::Reserved(_) => Ok(Event::Close(close::parse(payload)?)),
-    }
+/// The event of an unmasked payload.
+#[inline(always)]
+fn event(opcode: Opcode, payload: &[u8]) -> Result<Event<'_>, ProtocolError> {
+    Ok(match opcode {
+        Opcode::Text => Event::Text(utf8::whole(payload)?),
+        Opcode::Binary | Opcode::Continuation => Event::Binary(payload),
+        Opcode::Ping => Event::Ping(payload),
+        Opcode::Pong => Event::Pong(payload),
+        Opcode::Close => Event::Close(close::parse(payload)?),
+    })
 }
 
 /// What must be kept from one input to the next.
@@ -209,36 +206,33 @@ impl Partial {
     /// Adds the unmasked `piece` to what `frame` belongs to; returns the event when it was the last one.
     fn gather(&mut self, frame: OpenFrame, piece: &[u8], limits: &Limits) -> Result<Option<Event<'_>>, ProtocolError> {
         let is_whole = frame.taken == frame.payload_bytes;
-        match frame.header.opcode {
-            OpCode::Control(control) => {
-                append(&mut self.control, piece, frame.payload_bytes);
-                if !is_whole {
-                    self.frame = Some(frame);
-                    return Ok(None);
-                }
-                self.lent = Lent::Control;
-                control_event(control, &self.control).map(Some)
+        let opcode = frame.header.opcode;
+        if opcode.is_control() {
+            append(&mut self.control, piece, frame.payload_bytes);
+            if !is_whole {
+                self.frame = Some(frame);
+                return Ok(None);
             }
-            OpCode::Data(data) => {
-                let message = self.message.get_or_insert_with(|| Message::new(data));
-                // Only the last frame of a message tells how long it gets.
-                let message_bytes_max = if frame.header.fin {
-                    message.bytes.len() + piece.len() + (frame.payload_bytes - frame.taken)
-                } else {
-                    limits.message_bytes_max
-                };
-                append(&mut message.bytes, piece, message_bytes_max);
-                if is_whole && frame.header.fin {
-                    self.lent = Lent::Message;
-                    return message.event().map(Some);
-                }
-                if !is_whole {
-                    self.frame = Some(frame);
-                }
-                message.check_so_far()?;
-                Ok(None)
-            }
+            self.lent = Lent::Control;
+            return event(opcode, &self.control).map(Some);
         }
+        let message = self.message.get_or_insert_with(|| Message::new(opcode));
+        // Only the last frame of a message tells how long it gets.
+        let message_bytes_max = if frame.header.fin {
+            message.bytes.len() + piece.len() + (frame.payload_bytes - frame.taken)
+        } else {
+            limits.message_bytes_max
+        };
+        append(&mut message.bytes, piece, message_bytes_max);
+        if is_whole && frame.header.fin {
+            self.lent = Lent::Message;
+            return event(message.opcode, &message.bytes).map(Some);
+        }
+        if !is_whole {
+            self.frame = Some(frame);
+        }
+        message.check_so_far()?;
+        Ok(None)
     }
 
     /// Frees what was lent; returns whether nothing is left to keep.
@@ -287,27 +281,24 @@ impl CutHead {
 
 /// A data message that is being gathered.
 struct Message {
-    is_text: bool,
+    /// Text or binary.
+    opcode: Opcode,
     bytes: Vec<u8>,
     /// How many of `bytes` are known to be UTF-8: all but a cut character at the end. 0 for binary.
     valid: usize,
 }
 
 impl Message {
-    fn new(data: Data) -> Self {
-        Self { is_text: data == Data::Text, bytes: Vec::new(), valid: 0 }
+    fn new(opcode: Opcode) -> Self {
+        Self { opcode, bytes: Vec::new(), valid: 0 }
     }
 
     /// RFC 6455 8.1: text that can't become UTF-8 any more fails the connection, though its end is still to come.
     fn check_so_far(&mut self) -> Result<(), ProtocolError> {
-        if self.is_text {
+        if self.opcode == Opcode::Text {
             self.valid = utf8::so_far(&self.bytes, self.valid)?;
         }
         Ok(())
-    }
-
-    fn event(&self) -> Result<Event<'_>, ProtocolError> {
-        if self.is_text { Ok(Event::Text(utf8::whole(&self.bytes)?)) } else { Ok(Event::Binary(&self.bytes)) }
     }
 }
 
@@ -321,3 +312,8 @@ fn append(buffer: &mut Vec<u8>, piece: &[u8], bytes_max: usize) {
     }
     buffer.extend_from_slice(piece);
 }
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;

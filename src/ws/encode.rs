@@ -1,8 +1,6 @@
 //! Server frames, RFC 6455 5.2: unmasked and unfragmented, encoded once whatever the number of receivers.
 
-use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
-
-use super::CONTROL_BYTES_MAX;
+use super::{CONTROL_BYTES_MAX, Opcode};
 
 /// Bytes of the longest server header: two, and eight of length.
 pub const HEADER_BYTES_MAX: usize = 10;
@@ -10,13 +8,13 @@ pub const HEADER_BYTES_MAX: usize = 10;
 /// Appends a text message. The caller vouches that it is UTF-8.
 #[inline]
 pub fn text(payload: &[u8], out: &mut Vec<u8>) {
-    frame(OpCode::Data(Data::Text), payload, out);
+    frame(Opcode::Text, payload, out);
 }
 
 /// Appends a binary message.
 #[inline]
 pub fn binary(payload: &[u8], out: &mut Vec<u8>) {
-    frame(OpCode::Data(Data::Binary), payload, out);
+    frame(Opcode::Binary, payload, out);
 }
 
 /// Appends a ping.
@@ -24,7 +22,7 @@ pub fn binary(payload: &[u8], out: &mut Vec<u8>) {
 /// # Panics
 /// Above [`CONTROL_BYTES_MAX`] bytes.
 pub fn ping(payload: &[u8], out: &mut Vec<u8>) {
-    control(Control::Ping, payload, out);
+    control(Opcode::Ping, payload, out);
 }
 
 /// Appends a pong; RFC 6455 5.5.3 has it carry what the ping carried.
@@ -32,7 +30,7 @@ pub fn ping(payload: &[u8], out: &mut Vec<u8>) {
 /// # Panics
 /// Above [`CONTROL_BYTES_MAX`] bytes.
 pub fn pong(payload: &[u8], out: &mut Vec<u8>) {
-    control(Control::Pong, payload, out);
+    control(Opcode::Pong, payload, out);
 }
 
 /// Appends a Close frame. Of the reason goes out what a control frame holds, cut between two characters.
@@ -40,16 +38,16 @@ pub fn close(code: u16, reason: &str, out: &mut Vec<u8>) {
     let reason_bytes_max = reason.len().min(CONTROL_BYTES_MAX - 2);
     let cut = (0..=reason_bytes_max).rev().find(|&at| reason.is_char_boundary(at)).unwrap_or(0);
     let reason = &reason[..cut];
-    header(OpCode::Control(Control::Close), 2 + reason.len(), out);
+    header(Opcode::Close, 2 + reason.len(), out);
     out.extend_from_slice(&code.to_be_bytes());
     out.extend_from_slice(reason.as_bytes());
 }
 
 /// Appends the header of an unfragmented frame, for payloads that the caller appends, or sends from where they are.
 #[inline]
-pub fn header(opcode: OpCode, payload_bytes: usize, out: &mut Vec<u8>) {
+pub fn header(opcode: Opcode, payload_bytes: usize, out: &mut Vec<u8>) {
     const FIN: u8 = 0x80;
-    let first = FIN | u8::from(opcode);
+    let first = FIN | opcode as u8;
     // RFC 6455 5.2: the length takes its shortest form.
     if payload_bytes <= 125 {
         out.extend_from_slice(&[first, payload_bytes as u8]);
@@ -101,15 +99,15 @@ fn frame_bytes(bytes: &[u8]) -> Option<usize> {
 }
 
 #[inline]
-fn frame(opcode: OpCode, payload: &[u8], out: &mut Vec<u8>) {
+fn frame(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
     out.reserve(HEADER_BYTES_MAX + payload.len());
     header(opcode, payload.len(), out);
     out.extend_from_slice(payload);
 }
 
-fn control(control: Control, payload: &[u8], out: &mut Vec<u8>) {
+fn control(opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
     assert!(payload.len() <= CONTROL_BYTES_MAX, "a control frame of {} bytes", payload.len());
-    frame(OpCode::Control(control), payload, out);
+    frame(opcode, payload, out);
 }
 
 #[cfg(test)]
@@ -117,6 +115,7 @@ mod tests {
     use super::*;
     use std::io::Cursor;
     use tungstenite::protocol::frame::FrameHeader;
+    use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
     /// What tungstenite reads: opcode, payload.
     fn read(wire: &[u8]) -> (OpCode, &[u8]) {

@@ -3,7 +3,7 @@
 /// XORs `bytes` with the masking key, in place. `at` is where `bytes` begins within its frame's payload.
 ///
 /// Eight bytes at a time: 13 ns a KiB, where a byte at a time takes 167.
-#[inline]
+#[inline(always)]
 pub(super) fn apply(bytes: &mut [u8], key: [u8; 4], at: usize) {
     // The key starts over every four bytes, so only the place within those four matters.
     let mut key = key;

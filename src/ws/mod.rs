@@ -21,7 +21,7 @@ mod mask;
 mod utf8;
 
 pub use decoder::{Decoded, Decoder, Event};
-pub use frame::CONTROL_BYTES_MAX;
+pub use frame::{CONTROL_BYTES_MAX, Opcode};
 
 /// What a client may send before it is told to go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -8,7 +8,7 @@ const NOT_UTF8: ProtocolError = ProtocolError::invalid_data("text is not UTF-8")
 ///
 /// # Errors
 /// 1007 when it is not UTF-8.
-#[inline]
+#[inline(always)]
 pub(super) fn whole(bytes: &[u8]) -> Result<&str, ProtocolError> {
     simdutf8::basic::from_utf8(bytes).map_err(|_| NOT_UTF8)
 }
