@@ -24,7 +24,7 @@ impl Drop for Engine {
 }
 
 impl Engine {
-    fn drain(&mut self, ring: usize) {
+    pub(super) fn drain(&mut self, ring: usize) {
         let mut fruitless = 0;
         while self.rings[ring].in_flight() > 0 && fruitless < FRUITLESS_ENTERS_MAX {
             let before = self.rings[ring].in_flight();
@@ -44,7 +44,7 @@ impl Engine {
     }
 
     /// Takes note that an operation has ended, without consequences.
-    fn retire(&mut self, done: Completion) {
+    pub(super) fn retire(&mut self, done: Completion) {
         let Some(token) = Token::unpack(done.user_data) else { return };
         let ring = &mut self.rings[usize::from(done.ring)];
         if matches!(token.op, Op::Accept | Op::Recv | Op::Send) {

@@ -183,3 +183,12 @@ pub(super) fn pattern(len: usize, seed: u64) -> Vec<u8> {
     };
     (0..len).map(next).collect()
 }
+
+/// Bytes written to a socket that its peer has not acknowledged.
+pub(super) fn unsent_bytes(client: &TcpStream) -> i32 {
+    let mut unsent = 0;
+    // SAFETY: TIOCOUTQ writes one int.
+    let answer = unsafe { libc::ioctl(client.as_raw_fd(), libc::TIOCOUTQ, &raw mut unsent) };
+    assert_eq!(answer, 0, "TIOCOUTQ");
+    unsent
+}
