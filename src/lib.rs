@@ -1,2 +1,3 @@
 //! ringmesh: a thread-per-core, io_uring WebSocket gateway.
+pub mod config;
 pub mod ids;
