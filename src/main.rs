@@ -1,1 +1,97 @@
-fn main() {}
+//! The command line of ringmesh: what a node is told, what its host gives, and then the node.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use ringmesh::config::{self, Config, Effective, Environment, Invocation, Machine, Sources, Verb};
+use ringmesh::preflight::{self, Severity};
+use ringmesh::{logging, node};
+
+/// The command line, the environment or the file is wrong (sysexits.h: EX_USAGE).
+const EXIT_USAGE: u8 = 64;
+/// The host does not give what is needed (EX_UNAVAILABLE).
+const EXIT_UNAVAILABLE: u8 = 69;
+/// A fault of ours (EX_SOFTWARE).
+const EXIT_INTERNAL: u8 = 70;
+/// `ringmesh preflight` found what keeps a node from starting.
+const EXIT_NOT_READY: u8 = 1;
+
+fn main() -> ExitCode {
+    let invocation = match config::parse_command_line(std::env::args_os()) {
+        Ok(invocation) => invocation,
+        Err(error) => {
+            // Standard error is closed: there is nobody left to tell.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    let effective = match effective(&invocation) {
+        Ok(effective) => effective,
+        Err(error) => return fail(&error, EXIT_USAGE),
+    };
+    match invocation.verb {
+        Verb::Config => print(&config::as_toml(&effective), ExitCode::SUCCESS),
+        Verb::Preflight => check_host(&effective.config),
+        Verb::Serve => serve(effective.config),
+    }
+}
+
+fn effective(invocation: &Invocation) -> Result<Effective, config::ConfigError> {
+    let sources = Sources::gather(invocation, Environment::new(std::env::vars_os()))?;
+    config::resolve(&sources, &Machine::read())
+}
+
+fn check_host(config: &Config) -> ExitCode {
+    let report = preflight::run(config);
+    let code = if report.severity() == Severity::Fatal { ExitCode::from(EXIT_NOT_READY) } else { ExitCode::SUCCESS };
+    print(&report.to_string(), code)
+}
+
+fn serve(config: Config) -> ExitCode {
+    if let Err(error) = logging::start(&config.log_level, config.log_format) {
+        return fail(&error, EXIT_INTERNAL);
+    }
+    let report = preflight::run(&config);
+    for finding in report.of(Severity::Warning) {
+        tracing::warn!(
+            what = finding.what,
+            found = finding.found,
+            wanted = finding.wanted,
+            remedy = finding.remedy,
+            "preflight"
+        );
+    }
+    if report.severity() == Severity::Fatal {
+        for finding in report.of(Severity::Fatal) {
+            complain(finding);
+        }
+        return ExitCode::from(EXIT_UNAVAILABLE);
+    }
+    match node::run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
+    complain(error);
+    ExitCode::from(code)
+}
+
+/// To standard error whatever the log level is, each line under our name.
+fn complain(what: &dyn std::fmt::Display) {
+    for line in what.to_string().lines() {
+        let _ = writeln!(io::stderr(), "ringmesh: {line}");
+    }
+}
+
+/// To standard output. A reader that has gone, such as `head`, has what it wanted.
+fn print(text: &str, code: ExitCode) -> ExitCode {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(&error, EXIT_INTERNAL),
+        _ => code,
+    }
+}
