@@ -2,9 +2,10 @@
 //!
 //! Every wait has a deadline and waits for an event; nothing sleeps and hopes. Absence is proven by a marker that is sent
 //! the same way after the thing that must not arrive: when the marker comes next, nothing came before it.
-#![allow(dead_code, reason = "each test file uses a part of this")]
+#![allow(dead_code, unused_imports, reason = "each test file uses a part of this")]
 
 pub mod client;
+pub mod crowd;
 pub mod gateway;
 pub mod http;
 pub mod metrics;
@@ -15,6 +16,7 @@ pub mod raw;
 use std::time::{Duration, Instant};
 
 pub use client::Client;
+pub use crowd::Crowd;
 pub use gateway::Gateway;
 pub use raw::RawClient;
 

@@ -170,18 +170,24 @@ impl RawClient {
 
     /// Takes the first frame out of `unread`, once it is whole.
     fn take_frame(&mut self) -> Option<Frame> {
-        let (&[first_byte, second], rest) = self.unread.split_first_chunk::<2>()?;
-        assert_eq!(second & 0x80, 0, "RFC 6455 5.1: a server must not mask");
-        let (length, header_bytes) = match second {
-            126 => (u64::from(u16::from_be_bytes(*rest.first_chunk()?)), 4),
-            127 => (u64::from_be_bytes(*rest.first_chunk()?), 10),
-            short => (u64::from(short), 2),
-        };
-        let end = header_bytes + usize::try_from(length).expect("a length that fits");
-        let payload = self.unread.get(header_bytes..end)?.to_vec();
+        let (payload, end) = frame_bounds(&self.unread)?;
+        let frame = Frame { first_byte: self.unread[0], payload: self.unread[payload].to_vec() };
         self.unread.drain(..end);
-        Some(Frame { first_byte, payload })
+        Some(frame)
     }
+}
+
+/// Where the payload of the frame at the front of `bytes` begins and ends, once the frame is whole.
+pub fn frame_bounds(bytes: &[u8]) -> Option<(std::ops::Range<usize>, usize)> {
+    let (&[_, second], rest) = bytes.split_first_chunk::<2>()?;
+    assert_eq!(second & 0x80, 0, "RFC 6455 5.1: a server must not mask");
+    let (length, header_bytes) = match second {
+        126 => (u64::from(u16::from_be_bytes(*rest.first_chunk()?)), 4),
+        127 => (u64::from_be_bytes(*rest.first_chunk()?), 10),
+        short => (u64::from(short), 2),
+    };
+    let end = header_bytes + usize::try_from(length).expect("a length that fits");
+    (bytes.len() >= end).then_some((header_bytes..end, end))
 }
 
 /// A Close frame with this code and no reason.
