@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Installs what the tests use and this machine lacks: redis-server from Debian's packages, and the Python client of
+# tests/interop.rs into target/test-venv. Does nothing when all is there.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+venv=target/test-venv
+requirements=tests/support/requirements.txt
+
+# Installs a Debian package that provides what $1 names.
+install() {
+    local purpose=$1 package=$2
+    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+        echo "tests need $purpose: install the package $package (as root: apt-get install $package)" >&2
+        exit 1
+    fi
+    apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package" </dev/null >/dev/null
+}
+
+command -v redis-server >/dev/null || install redis-server redis-server
+command -v python3 >/dev/null || install python3 python3
+
+# The installed requirements are kept beside the environment, so that a change of them installs anew.
+if ! cmp -s "$requirements" "$venv/installed.txt" || ! "$venv/bin/python" -c 'import websockets.sync' 2>/dev/null; then
+    rm -rf "$venv"
+    mkdir -p target
+    python3 -c 'import ensurepip' 2>/dev/null || install "python3 -m venv" python3-venv
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --no-input -r "$requirements"
+    cp "$requirements" "$venv/installed.txt"
+fi
