@@ -49,6 +49,7 @@ fn what_was_accepted_is_flushed_before_the_end() {
         }
         target.expect_close(1012);
     }
+    alice.expect_close(1012);
     assert_eq!(gateway.wait_for_exit(DEADLINE).code(), Some(0));
 }
 
