@@ -164,9 +164,9 @@ impl Node {
         self.shards_up.fetch_add(1, Relaxed);
     }
 
-    /// Whether load balancers should send new connections.
+    /// Whether load balancers should send new connections. A full node wants none either.
     pub fn is_ready(&self) -> bool {
-        self.stage() == Stage::Running
+        self.stage() == Stage::Running && self.reserved.load(Relaxed) < self.connections_max
     }
 
     /// Whether a new connection is taken when it comes all the same.

@@ -87,12 +87,15 @@ impl Shard {
     /// A send has ended.
     pub(super) fn sent(&mut self, id: ConnId, chunk: Chunk, result: std::io::Result<usize>) {
         let sent = result.as_ref().copied().unwrap_or(0);
-        self.sockets.metrics.bytes_out.add(sent as u64);
-        self.sockets.metrics.sends.add(1);
         self.sockets.unqueued(id, chunk.len());
         let now = self.sockets.now;
+        let metrics = self.sockets.metrics;
         let Some(conn) = self.sockets.get(id) else { return };
         conn.sending = false;
+        if !conn.is_admin {
+            metrics.bytes_out.add(sent as u64);
+            metrics.sends.add(1);
+        }
         if let Some(extra) = &mut conn.extra {
             extra.waiting_since = now;
             if let Some(why) = extra.cut_off.take() {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::client::Disconnect;
 use crate::hub::heartbeat::{Heartbeat, Look};
+use crate::hub::effects::Effects;
 use crate::hub::{Hub, HubConfig, Input, Outcome};
 use crate::http::head::HeadLimits;
 use crate::ids::ConnId;
@@ -22,7 +23,7 @@ use super::engine::{Engine, EngineConfig, EngineError, Event, ListenerId};
 use super::finish::Cause;
 use super::mesh::{Inbox, MeshEnd, MeshTicket};
 use super::park::Watch;
-use super::sockets::Sockets;
+use super::sockets::{KEEPING_UP, Sockets};
 
 /// The tick that bounds what a wake-up lost in glommio 0.9.0 can cost: its executor may park with a task ready.
 const TICK: Duration = Duration::from_millis(10);
@@ -34,14 +35,6 @@ const SURVEY_EVERY_US: u64 = 10_000;
 const MESH_MESSAGES_MAX: usize = 512;
 /// Connections of a shard that have not opened yet; beyond that the oldest is given up.
 pub const HANDSHAKES_MAX: u32 = 16_384;
-/// A reader counts as lagging when its queue passes this part of its bound…
-const LAGGING_PART: u32 = 2;
-/// …and as one that keeps up, all the same, when the kernel took something within this time.
-const KEEPING_UP: Duration = Duration::from_millis(500);
-/// So many lagging readers that keep up, and a tenth of all: the flood is the trouble, and broadcasts wait.
-const CROWD_MIN: usize = 8;
-const CROWD_PART: usize = 10;
-
 /// What a shard needs to know, the same for all shards of a node.
 #[derive(Clone, Debug)]
 pub struct ShardConfig {
@@ -160,10 +153,6 @@ impl Shard {
         self.listeners.extend(self.admin);
     }
 
-    pub(super) fn is_admin(&self, listener: ListenerId) -> bool {
-        self.admin == Some(listener)
-    }
-
     async fn run(mut self) -> Result<(), ShardError> {
         let io = |what| move |error| ShardError::Io(what, error);
         let mut wakes = Watch::new(self.engine.wake_fd().as_fd()).map_err(io("watching the ring"))?;
@@ -234,7 +223,8 @@ impl Shard {
             Event::Accepted { id, listener, peer } => {
                 self.sockets.metrics.accepts.add(1);
                 let now = self.sockets.now;
-                self.sockets.insert(id, Conn::accepted(id.generation, now, peer, listener));
+                let is_admin = self.admin == Some(listener);
+                self.sockets.insert(id, Conn::accepted(id, now, peer, is_admin));
                 self.sockets.handshakes += 1;
                 self.sockets.wheel.set(id.index, now.after(self.sockets.config.handshake_timeout));
                 self.unopened.push_back(id);
@@ -267,7 +257,8 @@ impl Shard {
     /// Handles what other shards sent; whether there was anything.
     fn mesh_in(&mut self) -> bool {
         let metrics = self.sockets.metrics;
-        for (peer, batch) in self.inbox.take() {
+        for (peer, mut batch) in self.inbox.take() {
+            self.sockets.to_pause.append(&mut batch.pauses);
             metrics.mesh_batches_in.add(1);
             metrics.mesh_messages_in.add(batch.len() as u64);
             self.sockets.links.receive(peer, batch);
@@ -281,7 +272,7 @@ impl Shard {
                 handled = true;
             }
             for _ in 0..MESH_MESSAGES_MAX {
-                if !self.sockets.takes_broadcasts {
+                if !self.sockets.takes_broadcasts() {
                     break;
                 }
                 let Some(broadcast) = self.sockets.links.pop_broadcast(peer) else { break };
@@ -322,6 +313,9 @@ impl Shard {
     /// Hands what this turn queued to the kernel, one send for each connection.
     fn flush(&mut self) {
         self.sockets.spread_broadcasts();
+        self.sockets.broadcast_bytes = 0;
+        self.sockets.update_hold();
+        self.pause_senders();
         for id in std::mem::take(&mut self.sockets.too_slow) {
             self.cut_off(id);
         }
@@ -377,6 +371,7 @@ impl Shard {
         }
         self.due = due;
         self.survey_backlogs();
+        self.resume_paused();
         self.follow_stage();
         let metrics = self.sockets.metrics;
         metrics.send_queue_bytes.set(self.sockets.queued_bytes);
@@ -411,12 +406,10 @@ impl Shard {
         }
     }
 
-    /// Which connections read too slowly, and whether so many lag that broadcasts have to wait.
+    /// Which connections read too slowly, and which have stopped.
     fn survey_backlogs(&mut self) {
         let now = self.sockets.now;
         let config = Arc::clone(&self.sockets.config);
-        let lagging_bytes = config.send_queue_bytes_max as u32 / LAGGING_PART;
-        let mut lagging = 0;
         let mut backlogged = std::mem::take(&mut self.sockets.backlogged);
         backlogged.retain(|&id| {
             let Some(conn) = self.sockets.get(id) else { return false };
@@ -425,22 +418,15 @@ impl Shard {
                 return false;
             }
             let waited = now.since(conn.extra().waiting_since);
-            lagging += usize::from(conn.queued_bytes > lagging_bytes && waited < KEEPING_UP);
+            if waited >= KEEPING_UP {
+                self.sockets.no_longer_lags(id);
+            }
             if waited > config.send_stall_max {
                 self.sockets.too_slow.push(id);
             }
             true
         });
         self.sockets.backlogged = backlogged;
-        let crowd = CROWD_MIN.max(self.sockets.open as usize / CROWD_PART);
-        if self.sockets.takes_broadcasts && lagging >= crowd {
-            self.sockets.metrics.broadcast_holds.add(1);
-        }
-        // Held until half of the crowd has caught up, so that it does not flutter.
-        self.sockets.takes_broadcasts = match self.sockets.takes_broadcasts {
-            true => lagging < crowd,
-            false => lagging < crowd / 2,
-        };
     }
 
     fn follow_stage(&mut self) {
