@@ -131,7 +131,8 @@ impl Links {
     pub fn take_batch(&mut self, peer: ShardId) -> Option<Batch> {
         let outbox = &mut self.peers[peer.index()].outbox;
         let alone = self.window_bytes / CREDITS_ALONE;
-        (!outbox.is_empty() || !outbox.pauses.is_empty() || outbox.credits.iter().any(|&credits| credits >= alone)).then(|| std::mem::take(outbox))
+        (!outbox.is_empty() || !outbox.pauses.is_empty() || outbox.credits.iter().any(|&credits| credits >= alone))
+            .then(|| std::mem::take(outbox))
     }
 
     /// Puts a batch that could not go back in front of what has gathered since.

@@ -8,10 +8,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use crate::client::Disconnect;
-use crate::hub::heartbeat::{Heartbeat, Look};
-use crate::hub::effects::Effects;
-use crate::hub::{Hub, HubConfig, Input, Outcome};
 use crate::http::head::HeadLimits;
+use crate::hub::effects::Effects;
+use crate::hub::heartbeat::{Heartbeat, Look};
+use crate::hub::{Hub, HubConfig, Input, Outcome};
 use crate::ids::ConnId;
 use crate::metrics::Doing;
 use crate::node::{Node, Stage};
@@ -20,7 +20,7 @@ use crate::ws;
 
 use super::conn::{Conn, Phase};
 use super::engine::{Engine, EngineConfig, EngineError, Event, ListenerId};
-use super::finish::Cause;
+use super::finish::{Cause, TooSlowLog};
 use super::mesh::{Inbox, MeshEnd, MeshTicket};
 use super::park::Watch;
 use super::sockets::{KEEPING_UP, Sockets};
@@ -92,6 +92,7 @@ pub(super) struct Shard {
     unopened: VecDeque<ConnId>,
     due: Vec<u32>,
     surveyed: Micros,
+    pub(super) too_slow_log: TooSlowLog,
     /// Set once the shard stops: when it ends at the latest.
     deadline: Option<Micros>,
 }
@@ -130,6 +131,7 @@ pub async fn run(
         unopened: VecDeque::new(),
         due: Vec::new(),
         surveyed: now,
+        too_slow_log: TooSlowLog::default(),
         deadline: None,
     };
     shard.listen(public, admin);
