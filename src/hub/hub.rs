@@ -294,14 +294,7 @@ impl Hub {
         }
     }
 
-    fn unicast(
-        &mut self,
-        now: Micros,
-        conn: ConnId,
-        target: &str,
-        content: &str,
-        fx: &mut impl Effects,
-    ) -> Outcome {
+    fn unicast(&mut self, now: Micros, conn: ConnId, target: &str, content: &str, fx: &mut impl Effects) -> Outcome {
         let hash = self.hasher.hash_one(target);
         let home = home_of(hash, self.shards);
         if !fx.has_room(Class::Home, home) {

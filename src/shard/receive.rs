@@ -1,7 +1,7 @@
 //! Bytes in: through the decoder and the parser to the hub, and to a stop where the hub has no room.
 
-use crate::client::command::{self, Command, CommandError};
 use crate::client::Disconnect;
+use crate::client::command::{self, Command, CommandError};
 use crate::hub::{Input, Outcome};
 use crate::ids::ConnId;
 use crate::panics::{Panicked, contain};
@@ -54,7 +54,9 @@ impl Shard {
                     self.end(id, Cause::PeerGone);
                 }
             }
-            Phase::Flushing | Phase::Draining if conn.farewell == Farewell::AwaitClose => self.await_close(id, &mut data),
+            Phase::Flushing | Phase::Draining if conn.farewell == Farewell::AwaitClose => {
+                self.await_close(id, &mut data)
+            }
             Phase::Flushing | Phase::Draining | Phase::Closing | Phase::Vacant => {}
         }
     }

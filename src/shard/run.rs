@@ -8,9 +8,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use crate::client::Disconnect;
+use crate::http::head::HeadLimits;
 use crate::hub::heartbeat::{Heartbeat, Look};
 use crate::hub::{Hub, HubConfig, Input, Outcome};
-use crate::http::head::HeadLimits;
 use crate::ids::ConnId;
 use crate::metrics::Doing;
 use crate::node::{Node, Stage};

@@ -319,7 +319,9 @@ impl Effects for Sockets {
         }
         self.delivered(received, 1);
         match frame {
-            Wire::Shared(bytes) if bytes.len() > COPY_BYTES_MAX => self.queue_chunk(id, Chunk::from_bytes(bytes.clone())),
+            Wire::Shared(bytes) if bytes.len() > COPY_BYTES_MAX => {
+                self.queue_chunk(id, Chunk::from_bytes(bytes.clone()))
+            }
             frame => self.queue(id, frame.as_slice()),
         }
         true
