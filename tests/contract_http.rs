@@ -388,6 +388,8 @@ fn the_window_passes() {
     };
     assert_eq!(refused.status, 429);
     // The answer says how long to wait; a client that obeys is let in.
+    // Being patient is what is tested.
+    #[allow(clippy::disallowed_methods)]
     std::thread::sleep(Duration::from_secs(refused.retry_after()));
     let mut client = Client::connect_from(Some(source), gateway.addr, "alice");
     client.expect_pong();

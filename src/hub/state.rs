@@ -147,6 +147,11 @@ impl Hub {
         Outcome::Done
     }
 
+    /// Whether a connection is gone whose home could not be told yet.
+    pub fn is_leaving(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
     /// Users whose home is here and who are online.
     pub fn users(&self) -> usize {
         self.homes.len()

@@ -35,6 +35,21 @@ const SURVEY_EVERY_US: u64 = 10_000;
 const MESH_MESSAGES_MAX: usize = 512;
 /// Connections of a shard that have not opened yet; beyond that the oldest is given up.
 pub const HANDSHAKES_MAX: u32 = 16_384;
+/// Messages that were accepted before the node stopped have this part of the shutdown timeout to reach their receivers.
+const SETTLE_PART: u32 = 4;
+
+/// How far a stopping shard has come.
+pub(super) struct Stop {
+    /// When clients are told to go at the latest.
+    close_at: Micros,
+    /// When the shard ends at the latest.
+    end_at: Micros,
+    /// Since which turn nothing of this shard is on its way to another; 0 when something is.
+    quiet_since: u64,
+    /// Clients have been told to go.
+    is_closing: bool,
+}
+
 /// What a shard needs to know, the same for all shards of a node.
 #[derive(Clone, Debug)]
 pub struct ShardConfig {
@@ -93,8 +108,8 @@ pub(super) struct Shard {
     due: Vec<u32>,
     surveyed: Micros,
     pub(super) too_slow_log: TooSlowLog,
-    /// Set once the shard stops: when it ends at the latest.
-    deadline: Option<Micros>,
+    /// Set while the node stops.
+    pub(super) stop: Option<Stop>,
 }
 
 /// Runs a shard until the node stops. Called inside the shard's executor.
@@ -132,7 +147,7 @@ pub async fn run(
         due: Vec::new(),
         surveyed: now,
         too_slow_log: TooSlowLog::default(),
-        deadline: None,
+        stop: None,
     };
     shard.listen(public, admin);
     glommio::spawn_local(async move {
@@ -209,6 +224,7 @@ impl Shard {
         self.beat(Doing::Sending);
         self.flush();
         let sent_batches = self.mesh_out();
+        self.report_quiet();
         self.beat(Doing::Turning);
         let unsubmitted = self.engine.has_unsubmitted();
         Ok(events == 0 && !unsubmitted && !meshed && !went_on && !sent_batches)
@@ -432,13 +448,30 @@ impl Shard {
     }
 
     fn follow_stage(&mut self) {
-        if self.deadline.is_some() || self.sockets.node.stage() != Stage::Stopping {
-            return;
+        let stage = self.sockets.node.stage();
+        let now = self.sockets.now;
+        if self.stop.is_none() && stage >= Stage::Stopping {
+            let timeout = self.sockets.config.shutdown_timeout;
+            self.stop = Some(Stop {
+                close_at: now.after(timeout / SETTLE_PART),
+                end_at: now.after(timeout),
+                quiet_since: 0,
+                is_closing: false,
+            });
+            self.sockets.links.return_credits_at_once();
+            for listener in std::mem::take(&mut self.listeners) {
+                self.engine.stop_listening(listener);
+            }
         }
-        self.deadline = Some(self.sockets.now.after(self.sockets.config.shutdown_timeout));
-        for listener in std::mem::take(&mut self.listeners) {
-            self.engine.stop_listening(listener);
+        let Some(stop) = &mut self.stop else { return };
+        if !stop.is_closing && (stage == Stage::Closing || now >= stop.close_at) {
+            stop.is_closing = true;
+            self.sockets.node.tell_clients_to_go();
+            self.close_all();
         }
+    }
+
+    fn close_all(&mut self) {
         for index in 0..self.sockets.places() {
             let Some((id, conn)) = self.sockets.at(index) else { continue };
             match conn.phase {
@@ -449,7 +482,25 @@ impl Shard {
         }
     }
 
+    /// Says whether anything of this shard is on its way to another.
+    fn report_quiet(&mut self) {
+        let turns = self.sockets.metrics.turns.value();
+        let is_quiet = self.sockets.links.is_quiet() && !self.hub.is_leaving();
+        let Some(stop) = &mut self.stop else { return };
+        if stop.is_closing {
+            return;
+        }
+        stop.quiet_since = match stop.quiet_since {
+            _ if !is_quiet => 0,
+            0 => turns,
+            since => since,
+        };
+        self.sockets.node.set_quiet_since(self.sockets.shard(), stop.quiet_since);
+    }
+
     fn is_finished(&self) -> bool {
-        self.deadline.is_some_and(|deadline| self.engine.open_sockets() == 0 || self.sockets.now >= deadline)
+        self.stop
+            .as_ref()
+            .is_some_and(|stop| stop.is_closing && (self.engine.open_sockets() == 0 || self.sockets.now >= stop.end_at))
     }
 }

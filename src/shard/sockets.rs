@@ -125,6 +125,11 @@ impl Sockets {
         }
     }
 
+    /// Which shard this is.
+    pub(super) fn shard(&self) -> ShardId {
+        self.shard
+    }
+
     /// The connection, unless somebody else has its place by now.
     pub(super) fn get(&mut self, id: ConnId) -> Option<&mut Conn> {
         self.conns.get_mut(id.index as usize).filter(|conn| conn.generation == id.generation)
