@@ -110,7 +110,7 @@ impl Chart {
             Axis::Nines => {
                 let labels = ["0", "90 %", "99 %", "99.9 %", "99.99 %", "99.999 %", "99.9999 %"];
                 let at = |nines: usize| 1.0 - 10f64.powi(-(nines as i32));
-                let ticks = labels.iter().enumerate().filter(|(nines, _)| *nines as f64 <= x_max);
+                let ticks = labels.iter().enumerate().filter(|(nines, _)| *nines as f64 <= x_max + 1e-6);
                 ticks.map(|(nines, label)| (at(nines), (*label).to_owned())).collect()
             }
             Axis::Plain => {

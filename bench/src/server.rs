@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use crate::sys;
 
+/// Ports that are tried.
+const START_ATTEMPTS: usize = 3;
 /// How long a server may take to listen.
 const LISTENS_WITHIN: Duration = Duration::from_secs(20);
 /// How long it may take to end by itself.
@@ -47,6 +49,18 @@ impl Server {
     /// # Errors
     /// When it does not start, or does not listen in time.
     pub fn start(command: &str, cpus: &[usize]) -> Result<Self, ServerError> {
+        // The port was free, but somebody may have been quicker: another one then.
+        let mut attempts = (0..START_ATTEMPTS).map(|_| Self::start_once(command, cpus));
+        let mut result = attempts.next().unwrap_or(Err(ServerError::Empty));
+        while matches!(result, Err(ServerError::Silent(..)))
+            && let Some(next) = attempts.next()
+        {
+            result = next;
+        }
+        result
+    }
+
+    fn start_once(command: &str, cpus: &[usize]) -> Result<Self, ServerError> {
         let address = free_address().map_err(|error| ServerError::Start(command.to_owned(), error))?;
         let words = command_line(command, address, cpus.len().max(1));
         let (program, arguments) = words.split_first().ok_or(ServerError::Empty)?;
