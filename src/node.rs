@@ -29,6 +29,8 @@ use crate::ws;
 
 /// A shard that has done nothing for so long ends the process.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// The tick that bounds what a wake-up lost in glommio 0.9.0 can cost: its executor may park with a task ready.
+const TICK: Duration = Duration::from_millis(10);
 /// How often the watchdog looks and the host is sampled.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Sockets beside the upgraded connections: heads coming in, responses and Close frames going out, accepts.
@@ -127,17 +129,17 @@ pub struct Node {
 }
 
 impl Node {
-    fn new(config: &Config) -> Self {
+    pub(crate) fn new(id: String, shards: usize, connections_max: u32) -> Self {
         Self {
-            id: config.node_id.clone(),
+            id,
             started: Instant::now(),
             stage: AtomicU8::new(Stage::Starting as u8),
             shards_up: AtomicU32::new(0),
-            connections_max: config.connections_max,
+            connections_max,
             reserved: AtomicU32::new(0),
             quiet_since: (0..config.shards).map(|_| AtomicU64::new(0)).collect(),
             // The shards' counters live as long as the process.
-            shards: (0..config.shards).map(|_| &*Box::leak(Box::default())).collect(),
+            shards: (0..shards).map(|_| &*Box::leak(Box::default())).collect(),
             host: HostMetrics::default(),
         }
     }
@@ -164,7 +166,7 @@ impl Node {
         }
     }
 
-    fn set_stage(&self, stage: Stage) {
+    pub(crate) fn set_stage(&self, stage: Stage) {
         self.stage.store(stage as u8, Relaxed);
     }
 
@@ -248,7 +250,7 @@ pub fn run(config: Config) -> Result<(), NodeError> {
         None => None,
     };
     let (addr, admin_addr) = (public.addr, admin.as_ref().map(|admin| admin.addr));
-    let node = Arc::new(Node::new(&config));
+    let node = Arc::new(Node::new(config.node_id.clone(), config.shards, config.connections_max));
     let (report, news) = mpsc::channel();
     watch_signals(report.clone())?;
     spawn_shards(&config, &node, public.sockets, admin.map(|admin| admin.sockets), &report)?;
@@ -389,5 +391,6 @@ fn shard_config(config: &Config) -> ShardConfig {
         send_stall_max: config.send_stall_max,
         control_frames_max: config.control_frames_max,
         shutdown_timeout: config.shutdown_timeout,
+        tick: TICK,
     }
 }

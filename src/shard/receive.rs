@@ -250,6 +250,8 @@ fn read_one<'a>(
     let decoded = decoder.decode(input, limits)?;
     let said = match decoded.event {
         None => Said::Nothing,
+        #[cfg(test)]
+        Some(Event::Text(super::tests::PANICS)) => panic!("a test asked for this"),
         Some(Event::Text(text)) => Said::Command(text, command::parse(text)),
         Some(Event::Binary(_)) => Said::Binary,
         Some(Event::Ping(payload)) => Said::Ping(payload),

@@ -25,10 +25,8 @@ use super::mesh::{Inbox, MeshEnd, MeshTicket};
 use super::park::Watch;
 use super::sockets::{KEEPING_UP, Sockets};
 
-/// The tick that bounds what a wake-up lost in glommio 0.9.0 can cost: its executor may park with a task ready.
-const TICK: Duration = Duration::from_millis(10);
 /// How often the loop lets the rest of its executor run while it is busy.
-const YIELD_EVERY_US: u64 = 200;
+const YIELD_EVERY: Duration = Duration::from_micros(200);
 /// How often timers, backlogs and the node's stage are looked at.
 const SURVEY_EVERY_US: u64 = 10_000;
 /// Messages of other shards handled in one turn, of each peer and class.
@@ -79,6 +77,8 @@ pub struct ShardConfig {
     pub control_frames_max: u32,
     /// From the end of accepting to the end of the shard.
     pub shutdown_timeout: Duration,
+    /// How often the loop turns though nothing has happened; what depends on time happens up to so much late.
+    pub tick: Duration,
 }
 
 /// Why a shard could not run, or stopped.
@@ -134,6 +134,7 @@ pub async fn run(
         ..EngineConfig::default()
     })?;
     let now = node.now();
+    let tick = config.tick;
     let mut shard = Shard {
         engine,
         hub: Hub::new(shard, &config.hub, metrics),
@@ -152,7 +153,7 @@ pub async fn run(
     shard.listen(public, admin);
     glommio::spawn_local(async move {
         loop {
-            glommio::timer::sleep(TICK).await;
+            glommio::timer::sleep(tick).await;
             inbox.tick();
         }
     })
@@ -196,7 +197,8 @@ impl Shard {
                 }
                 self.engine.after_park();
             }
-            if !idle && self.sockets.now.0 - breathed.0.min(self.sockets.now.0) >= YIELD_EVERY_US {
+            // Read once more: a turn that was full of messages takes milliseconds.
+            if !idle && self.sockets.node.now().since(breathed) >= YIELD_EVERY {
                 std::future::poll_fn(|context| breather.poll_readable(context)).await;
                 breathed = self.sockets.node.now();
             }
