@@ -137,7 +137,7 @@ impl Node {
             shards_up: AtomicU32::new(0),
             connections_max,
             reserved: AtomicU32::new(0),
-            quiet_since: (0..config.shards).map(|_| AtomicU64::new(0)).collect(),
+            quiet_since: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             // The shards' counters live as long as the process.
             shards: (0..shards).map(|_| &*Box::leak(Box::default())).collect(),
             host: HostMetrics::default(),

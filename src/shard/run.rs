@@ -126,6 +126,8 @@ pub async fn run(
     admin: Option<OwnedFd>,
 ) -> Result<(), ShardError> {
     let inbox = Rc::new(Inbox::default());
+    // Before the mesh forms: joining it waits for other threads, and a wake-up can be lost there too.
+    spawn_ticker(config.tick, Rc::clone(&inbox));
     let (shard, mesh) = ticket.join(&inbox).await.map_err(|error| ShardError::Io("joining the mesh", error))?;
     let metrics = node.shard_metrics(shard);
     let engine = Engine::new(EngineConfig {
@@ -134,7 +136,6 @@ pub async fn run(
         ..EngineConfig::default()
     })?;
     let now = node.now();
-    let tick = config.tick;
     let mut shard = Shard {
         engine,
         hub: Hub::new(shard, &config.hub, metrics),
@@ -143,7 +144,7 @@ pub async fn run(
         admin: None,
         listeners: Vec::new(),
         mesh,
-        inbox: Rc::clone(&inbox),
+        inbox,
         unopened: VecDeque::new(),
         due: Vec::new(),
         surveyed: now,
@@ -151,6 +152,11 @@ pub async fn run(
         stop: None,
     };
     shard.listen(public, admin);
+    node.shard_is_up();
+    shard.run().await
+}
+
+fn spawn_ticker(tick: Duration, inbox: Rc<Inbox>) {
     glommio::spawn_local(async move {
         loop {
             glommio::timer::sleep(tick).await;
@@ -158,8 +164,6 @@ pub async fn run(
         }
     })
     .detach();
-    node.shard_is_up();
-    shard.run().await
 }
 
 impl Shard {
