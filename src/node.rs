@@ -31,6 +31,8 @@ use crate::ws;
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// The tick that bounds what a wake-up lost in glommio 0.9.0 can cost: its executor may park with a task ready.
 const TICK: Duration = Duration::from_millis(10);
+/// glommio's default is 100 ms, which a busy host passes often.
+const PREEMPT_NEVER: Duration = Duration::from_secs(3600);
 /// How often the watchdog looks and the host is sampled.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Sockets beside the upgraded connections: heads coming in, responses and Close frames going out, accepts.
@@ -358,6 +360,8 @@ fn spawn_shards(
             // Its own buffers serve files and its streams, which we do not use: 0.75 MB an executor instead of 10.9.
             .io_memory(0)
             .ring_depth(256)
+            // A pre-emption that falls between polling and running is what loses wake-ups, and the loop yields by itself.
+            .preempt_timer(PREEMPT_NEVER)
             .spawn(move || async move {
                 let ended = shard::run(shard_config, node, ticket, public, admin).await;
                 // Nobody listens any more when the process ends for another reason.

@@ -62,7 +62,7 @@ pub(super) struct Conn {
     /// The peer has finished sending, with a FIN or with a Close frame.
     pub(super) peer_finished: bool,
     /// Control frames within `control_second`.
-    pub(super) control_frames: u16,
+    pub(super) control_frames: u32,
     pub(super) control_second: u32,
     /// Bytes in flight, in `pending` and in the backlog.
     pub(super) queued_bytes: u32,

@@ -165,7 +165,7 @@ impl Shard {
             conn.control_frames = 0;
         }
         conn.control_frames = conn.control_frames.saturating_add(1);
-        u32::from(conn.control_frames) > frames_max
+        conn.control_frames > frames_max
     }
 
     /// Keeps a message that found no room, and stops reading behind it.

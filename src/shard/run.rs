@@ -25,8 +25,13 @@ use super::mesh::{Inbox, MeshEnd, MeshTicket};
 use super::park::Watch;
 use super::sockets::{KEEPING_UP, Sockets};
 
+/// Timers that revive an executor whose ticker lost its own wake-up, and how often each fires.
+const GUARDS: u32 = 4;
+const GUARD_PERIOD: Duration = Duration::from_secs(2);
 /// How often the loop lets the rest of its executor run while it is busy.
 const YIELD_EVERY: Duration = Duration::from_micros(200);
+/// How often a listener whose accept failed is tried again.
+const ACCEPT_RETRY_EVERY: Duration = Duration::from_secs(1);
 /// How often timers, backlogs and the node's stage are looked at.
 const SURVEY_EVERY_US: u64 = 10_000;
 /// Messages of other shards handled in one turn, of each peer and class.
@@ -101,6 +106,9 @@ pub(super) struct Shard {
     pub(super) scratch: Vec<u8>,
     admin: Option<ListenerId>,
     listeners: Vec<ListenerId>,
+    /// Listeners whose accept failed; they are tried again every second.
+    resting: Vec<ListenerId>,
+    rested_at: Micros,
     mesh: MeshEnd,
     inbox: Rc<Inbox>,
     /// Connections that have not opened, oldest first; some have by now.
@@ -128,6 +136,7 @@ pub async fn run(
     let inbox = Rc::new(Inbox::default());
     // Before the mesh forms: joining it waits for other threads, and a wake-up can be lost there too.
     spawn_ticker(config.tick, Rc::clone(&inbox));
+    spawn_guards();
     let (shard, mesh) = ticket.join(&inbox).await.map_err(|error| ShardError::Io("joining the mesh", error))?;
     let metrics = node.shard_metrics(shard);
     let engine = Engine::new(EngineConfig {
@@ -143,6 +152,8 @@ pub async fn run(
         scratch: Vec::with_capacity(256),
         admin: None,
         listeners: Vec::new(),
+        resting: Vec::new(),
+        rested_at: now,
         mesh,
         inbox,
         unopened: VecDeque::new(),
@@ -154,6 +165,21 @@ pub async fn run(
     shard.listen(public, admin);
     node.shard_is_up();
     shard.run().await
+}
+
+/// A lost wake-up leaves every task that was ready where it is, the ticker included, until something else completes.
+/// These timers see to it that one is always pending: all of them can be ready at once only after the thread was kept
+/// from its core for most of their period, and then lost its wake-up as well.
+fn spawn_guards() {
+    for guard in 0..GUARDS {
+        glommio::spawn_local(async move {
+            glommio::timer::sleep(GUARD_PERIOD / GUARDS * guard).await;
+            loop {
+                glommio::timer::sleep(GUARD_PERIOD).await;
+            }
+        })
+        .detach();
+    }
 }
 
 fn spawn_ticker(tick: Duration, inbox: Rc<Inbox>) {
@@ -257,8 +283,9 @@ impl Shard {
             }
             Event::ReceiveEnded { id, error } => self.receive_ended(id, error.as_ref()),
             Event::Closed { id } => self.sockets.remove(id),
-            Event::AcceptFailed { error, .. } => {
-                tracing::warn!(%error, "a connection could not be accepted");
+            Event::AcceptFailed { listener, error } => {
+                tracing::warn!(%error, "a connection could not be accepted; trying again");
+                self.resting.push(listener);
             }
         }
     }
@@ -394,6 +421,12 @@ impl Shard {
             self.timer(index);
         }
         self.due = due;
+        if self.sockets.now.since(self.rested_at) >= ACCEPT_RETRY_EVERY {
+            self.rested_at = self.sockets.now;
+            for listener in std::mem::take(&mut self.resting) {
+                self.engine.resume_listening(listener);
+            }
+        }
         self.survey_backlogs();
         self.resume_paused();
         self.follow_stage();

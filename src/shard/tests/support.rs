@@ -107,7 +107,7 @@ impl Shards {
 
 impl Drop for Shards {
     fn drop(&mut self) {
-        self.node.set_stage(Stage::Stopping);
+        self.node.set_stage(Stage::Closing);
         let end = Instant::now() + DEADLINE;
         for _ in 0..self.addrs.len() {
             let result = loop {
