@@ -56,12 +56,15 @@ impl Kind {
     }
 }
 
+/// Where a shard keeps a cell.
+type CellOf = fn(&ShardMetrics) -> &Cell;
+
 /// One metric of the shards and the cells behind its label values.
 struct Family {
     name: &'static str,
     kind: Kind,
     help: &'static str,
-    cells: &'static [(&'static str, fn(&ShardMetrics) -> &Cell)],
+    cells: &'static [(&'static str, CellOf)],
 }
 
 macro_rules! shard_metrics {
@@ -124,8 +127,8 @@ shard_metrics! {
         messages_out_broadcast = "type=\"broadcast\"",
         messages_out_error = "type=\"error\"",
     }
-    "ringmesh_bytes_in_total" Counter "Bytes received on sockets." { bytes_in = "" }
-    "ringmesh_bytes_out_total" Counter "Bytes the kernel took for sockets." { bytes_out = "" }
+    "ringmesh_bytes_in_total" Counter "Bytes received from clients." { bytes_in = "" }
+    "ringmesh_bytes_out_total" Counter "Bytes the kernel took for clients." { bytes_out = "" }
     "ringmesh_sends_total" Counter "Send operations completed; deliveries divided by this is how well they coalesce." {
         sends = "",
     }
@@ -133,6 +136,9 @@ shard_metrics! {
     "ringmesh_backlogged_connections" Gauge "Connections whose last send the kernel has not finished." { backlogged = "" }
     "ringmesh_stalled_connections" Gauge "Connections whose reading waits for room in the mesh." { stalled = "" }
     "ringmesh_stalls_total" Counter "Times a connection's reading had to wait for room." { stalls = "" }
+    "ringmesh_pauses_total" Counter "Times a connection's reading paused because a receiver of its messages lagged." {
+        pauses = "",
+    }
     "ringmesh_broadcast_holds_total" Counter "Times the shard held broadcasts back because too many readers lagged." {
         broadcast_holds = "",
     }

@@ -3,7 +3,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU8, AtomicU32, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -26,6 +29,8 @@ use crate::ws;
 
 /// A shard that has done nothing for so long ends the process.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
+/// The tick that bounds what a wake-up lost in glommio 0.9.0 can cost: its executor may park with a task ready.
+const TICK: Duration = Duration::from_millis(10);
 /// How often the watchdog looks and the host is sampled.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Sockets beside the upgraded connections: heads coming in, responses and Close frames going out, accepts.
@@ -101,8 +106,10 @@ pub enum Stage {
     Running,
     /// Not ready for load balancers, and serving on.
     Draining,
-    /// Not accepting; clients are told to go.
+    /// Not accepting, and handling nothing that clients say; what was accepted before is brought to its receivers.
     Stopping,
+    /// Clients are told to go.
+    Closing,
 }
 
 /// What the shards of a node share: numbers, each written without a lock.
@@ -115,21 +122,24 @@ pub struct Node {
     connections_max: u32,
     /// Upgraded connections, and those that are being upgraded.
     reserved: AtomicU32,
+    /// For each shard, while the node stops: since which of its turns nothing of it is on its way; 0 while something is.
+    quiet_since: Vec<AtomicU64>,
     shards: Vec<&'static ShardMetrics>,
     host: HostMetrics,
 }
 
 impl Node {
-    fn new(config: &Config) -> Self {
+    pub(crate) fn new(id: String, shards: usize, connections_max: u32) -> Self {
         Self {
-            id: config.node_id.clone(),
+            id,
             started: Instant::now(),
             stage: AtomicU8::new(Stage::Starting as u8),
             shards_up: AtomicU32::new(0),
-            connections_max: config.connections_max,
+            connections_max,
             reserved: AtomicU32::new(0),
+            quiet_since: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             // The shards' counters live as long as the process.
-            shards: (0..config.shards).map(|_| &*Box::leak(Box::default())).collect(),
+            shards: (0..shards).map(|_| &*Box::leak(Box::default())).collect(),
             host: HostMetrics::default(),
         }
     }
@@ -151,12 +161,31 @@ impl Node {
             0 => Stage::Starting,
             1 => Stage::Running,
             2 => Stage::Draining,
-            _ => Stage::Stopping,
+            3 => Stage::Stopping,
+            _ => Stage::Closing,
         }
     }
 
-    fn set_stage(&self, stage: Stage) {
+    pub(crate) fn set_stage(&self, stage: Stage) {
         self.stage.store(stage as u8, Relaxed);
+    }
+
+    /// Said by a shard of a stopping node: since which of its turns (from 1) nothing of it is on its way to another
+    /// shard; 0 when something is. Once that holds for all, clients are told to go.
+    pub fn set_quiet_since(&self, shard: ShardId, turn: u64) {
+        self.quiet_since[shard.index()].store(turn, SeqCst);
+        let look = || self.quiet_since.iter().map(|since| since.load(SeqCst)).collect::<Vec<_>>();
+        // A shard that was quiet may have been woken by another that became quiet since: only two looks that see the
+        // same prove that there was a moment at which all were quiet, and then all stay so.
+        let first = look();
+        if !first.contains(&0) && first == look() {
+            self.tell_clients_to_go();
+        }
+    }
+
+    /// Begins the last stage.
+    pub fn tell_clients_to_go(&self) {
+        self.set_stage(Stage::Closing);
     }
 
     /// Said by each shard once it accepts.
@@ -164,9 +193,9 @@ impl Node {
         self.shards_up.fetch_add(1, Relaxed);
     }
 
-    /// Whether load balancers should send new connections.
+    /// Whether load balancers should send new connections. A full node wants none either.
     pub fn is_ready(&self) -> bool {
-        self.stage() == Stage::Running
+        self.stage() == Stage::Running && self.reserved.load(Relaxed) < self.connections_max
     }
 
     /// Whether a new connection is taken when it comes all the same.
@@ -221,7 +250,7 @@ pub fn run(config: Config) -> Result<(), NodeError> {
         None => None,
     };
     let (addr, admin_addr) = (public.addr, admin.as_ref().map(|admin| admin.addr));
-    let node = Arc::new(Node::new(&config));
+    let node = Arc::new(Node::new(config.node_id.clone(), config.shards, config.connections_max));
     let (report, news) = mpsc::channel();
     watch_signals(report.clone())?;
     spawn_shards(&config, &node, public.sockets, admin.map(|admin| admin.sockets), &report)?;
@@ -362,5 +391,6 @@ fn shard_config(config: &Config) -> ShardConfig {
         send_stall_max: config.send_stall_max,
         control_frames_max: config.control_frames_max,
         shutdown_timeout: config.shutdown_timeout,
+        tick: TICK,
     }
 }

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use ringmesh::client::Command;
-use ringmesh::hub::effects::{Effects, Verdict, Wire};
+use ringmesh::hub::effects::{Effects, Origin, Verdict, Wire};
 use ringmesh::hub::envelope::{Broadcast, Class, MESSAGE_WEIGHT, ToHome, ToOwner};
 use ringmesh::hub::links::{Batch, Links};
 use ringmesh::hub::{Hub, HubConfig, Input, Outcome};
@@ -77,7 +77,7 @@ impl Rng {
     }
 
     fn one_in(&mut self, odds: u64) -> bool {
-        self.next() % odds == 0
+        self.next().is_multiple_of(odds)
     }
 }
 
@@ -105,7 +105,7 @@ impl Effects for Outlet {
         }
     }
 
-    fn deliver(&mut self, conn: ConnId, frame: Wire<'_>, _received: Micros) -> bool {
+    fn deliver(&mut self, conn: ConnId, frame: Wire<'_>, _origin: Origin) -> bool {
         let is_open = self.open.contains(&conn);
         if is_open {
             self.take(conn, frame.as_slice());

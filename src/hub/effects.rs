@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::ids::{ConnId, ShardId};
+use crate::ids::{ConnId, ConnRef, ShardId};
 use crate::time::Micros;
 
 use super::envelope::{Broadcast, Class, ToHome, ToOwner};
@@ -31,6 +31,15 @@ impl Wire<'_> {
     }
 }
 
+/// Where a delivery comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// Whose reading pauses for a while when the receiver lags.
+    pub sender: ConnRef,
+    /// When the sender's bytes arrived.
+    pub received: Micros,
+}
+
 /// The verdict about a connection that asked for `/ws`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
@@ -49,9 +58,8 @@ pub enum Verdict {
 pub trait Effects {
     /// Answers a connection that waits for its verdict.
     fn decide(&mut self, conn: ConnId, verdict: Verdict);
-    /// Queues a frame for one connection; whether it was there to take it. `received`: when the bytes came in that
-    /// caused it.
-    fn deliver(&mut self, conn: ConnId, frame: Wire<'_>, received: Micros) -> bool;
+    /// Queues a frame for one connection; whether it was there to take it.
+    fn deliver(&mut self, conn: ConnId, frame: Wire<'_>, origin: Origin) -> bool;
     /// Queues a frame for every open connection of this shard.
     fn deliver_all(&mut self, frame: Wire<'_>, received: Micros);
     /// Has [`super::Input::Proceed`] come again for this connection, later.

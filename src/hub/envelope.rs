@@ -10,6 +10,7 @@ use compact_str::CompactString;
 use crate::ids::{ConnId, ConnRef, ShardId};
 use crate::time::Micros;
 
+use super::effects::Origin;
 use super::limiter::AddressKey;
 
 /// A user id with its hash, computed once when the name arrived.
@@ -58,8 +59,8 @@ pub enum ToHome {
         target: UserKey,
         /// The server frame as it goes to each connection of the user.
         frame: Bytes,
-        /// When the sender's bytes arrived.
-        received: Micros,
+        /// Where it comes from.
+        origin: Origin,
     },
 }
 
@@ -84,8 +85,8 @@ pub enum ToOwner {
         conns: Conns,
         /// The server frame.
         frame: Bytes,
-        /// When the sender's bytes arrived.
-        received: Micros,
+        /// Where it comes from.
+        origin: Origin,
     },
 }
 

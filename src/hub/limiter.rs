@@ -1,11 +1,11 @@
 //! How often one address may ask for `/ws`: a sliding window, counted at the address's home shard, so that it is the
 //! node's and not a shard's.
 //!
-//! The window is kept in eight parts. An ask counts until the part it fell into has left the window, so that the
-//! limit is never passed within a window and an ask is forgotten at most an eighth of a window late. Only asks that
-//! were let in count: a client that keeps trying does not lock itself out for longer.
+//! Asks are remembered by the 256th part of the window they fell into, so that the limit is never passed within a
+//! window, and an ask is forgotten at most a 256th of one late. Only asks that were let in count: a client that keeps
+//! trying does not lock itself out for longer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ impl AddressKey {
 }
 
 /// Parts of a window.
-const PARTS: u64 = 8;
+const PARTS: u64 = 256;
 /// Addresses that have not asked for a window are forgotten when so many more have come.
 const SWEEP_AFTER: usize = 4096;
 
@@ -41,82 +41,78 @@ const SWEEP_AFTER: usize = 4096;
 #[derive(Debug)]
 pub struct Limiter {
     asks_max: u32,
-    part: Duration,
+    window: Duration,
     addresses: HashMap<AddressKey, Asks, ahash::RandomState>,
     sweep_at: usize,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+/// The asks of one address within the window.
+#[derive(Debug, Default)]
 struct Asks {
-    /// The part of time that `counts[newest % PARTS]` belongs to.
-    newest: u64,
-    counts: [u16; PARTS as usize],
+    /// Each part of time with asks in it, oldest first, and how many.
+    parts: VecDeque<(u64, u32)>,
+    /// The sum of them.
+    total: u32,
 }
 
 impl Limiter {
     /// At most `asks_max` asks of an address within `window`; 0 lets everybody in.
     pub fn new(asks_max: u32, window: Duration) -> Self {
-        Self {
-            asks_max,
-            part: (window / PARTS as u32).max(Duration::from_millis(1)),
-            addresses: HashMap::default(),
-            sweep_at: SWEEP_AFTER,
-        }
+        Self { asks_max, window, addresses: HashMap::default(), sweep_at: SWEEP_AFTER }
     }
 
     /// Counts an ask; or says for how many seconds to stay away.
+    ///
+    /// # Errors
+    /// The address has asked too often.
     pub fn ask(&mut self, now: Micros, address: AddressKey) -> Result<(), u32> {
         if self.asks_max == 0 {
             return Ok(());
         }
-        let part = self.part_of(now);
+        let part_us = (self.window.as_micros() as u64 / PARTS).max(1);
+        let part = now.0 / part_us;
         self.sweep(part);
         let asks = self.addresses.entry(address).or_default();
-        asks.advance(part);
-        let counted: u32 = asks.counts.iter().map(|&count| u32::from(count)).sum();
-        let count = &mut asks.counts[(part % PARTS) as usize];
-        // A part counts to 65,535: limits beyond eight times that are no limits.
-        if counted < self.asks_max && *count < u16::MAX {
-            *count += 1;
+        asks.forget(part);
+        if asks.total < self.asks_max {
+            asks.count(part);
             return Ok(());
         }
-        let parts_left = asks.parts_until_below(self.asks_max);
-        let free_at = Micros(0).after(self.part.saturating_mul((part + parts_left) as u32));
-        Err(u32::try_from(free_at.since(now).as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1))
-    }
-
-    fn part_of(&self, now: Micros) -> u64 {
-        now.0 / self.part.as_micros() as u64
+        let oldest = asks.parts.front().map_or(part, |&(oldest, _)| oldest);
+        // The whole of the oldest part has to leave the window.
+        let free_at = Micros((oldest + PARTS + 1) * part_us);
+        let seconds = free_at.since(now).as_millis().div_ceil(1000);
+        Err(u32::try_from(seconds).unwrap_or(u32::MAX).max(1))
     }
 
     fn sweep(&mut self, part: u64) {
         if self.addresses.len() >= self.sweep_at {
-            self.addresses.retain(|_, asks| asks.newest + PARTS > part);
+            self.addresses.retain(|_, asks| {
+                asks.forget(part);
+                asks.total > 0
+            });
             self.sweep_at = self.addresses.len() * 2 + SWEEP_AFTER;
         }
     }
 }
 
 impl Asks {
-    /// Forgets the parts that have left the window that ends with `part`.
-    fn advance(&mut self, part: u64) {
-        let passed = part.saturating_sub(self.newest).min(PARTS);
-        for ahead in 1..=passed {
-            self.counts[((part - passed + ahead) % PARTS) as usize] = 0;
+    /// Forgets what has left the window that ends within `part`.
+    fn forget(&mut self, part: u64) {
+        while let Some(&(oldest, count)) = self.parts.front()
+            && oldest + PARTS < part
+        {
+            self.parts.pop_front();
+            self.total -= count;
         }
-        self.newest = self.newest.max(part);
     }
 
-    /// How many parts from now on the count falls below `asks_max`.
-    fn parts_until_below(&self, asks_max: u32) -> u64 {
-        let mut counted: u32 = self.counts.iter().map(|&count| u32::from(count)).sum();
-        for ahead in 1..=PARTS {
-            counted -= u32::from(self.counts[((self.newest + ahead) % PARTS) as usize]);
-            if counted < asks_max {
-                return ahead;
-            }
+    fn count(&mut self, part: u64) {
+        self.total += 1;
+        match self.parts.back_mut() {
+            Some((newest, count)) if *newest == part => *count += 1,
+            _ => self.parts.push_back((part, 1)),
         }
-        PARTS
     }
 }
 
@@ -151,7 +147,7 @@ mod tests {
             let within = let_in[at..].iter().take_while(|&&later| later < first + 60 * SECOND).count();
             assert!(within <= 100, "{within} within a window from {first}");
         }
-        // 200 s at 100 each 60 s, an eighth late at most.
+        // 200 s at 100 each 60 s.
         assert!(let_in.len() >= 300, "{}", let_in.len());
     }
 
@@ -164,7 +160,8 @@ mod tests {
             now += SECOND / 2;
         }
         let retry = limiter.ask(Micros(now), address("10.0.0.1")).unwrap_err();
-        now += u64::from(retry) * SECOND;
+        // A 256th of the window late at most.
+        now += u64::from(retry) * SECOND + 8 * SECOND / 256;
         limiter.ask(Micros(now), address("10.0.0.1")).unwrap();
     }
 

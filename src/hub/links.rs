@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use crate::ids::ShardId;
+use crate::ids::{ConnId, ShardId};
 
 use super::envelope::{Broadcast, CLASSES, Class, ToHome, ToOwner, Weigh};
 
@@ -30,6 +30,9 @@ pub struct Batch {
     pub owner: Vec<ToOwner>,
     /// Broadcasts, in order.
     pub broadcast: Vec<Broadcast>,
+    /// Connections of the receiver whose reading should pause for a while. Advice: it has no credits, and is bounded by
+    /// the receiver's connections.
+    pub pauses: Vec<ConnId>,
     /// Bytes of each class that the receiver of this batch may send again.
     pub credits: [u64; CLASSES],
 }
@@ -51,6 +54,7 @@ impl Batch {
 pub struct Links {
     shard: ShardId,
     window_bytes: u64,
+    credits_at_once: bool,
     peers: Vec<Peer>,
 }
 
@@ -70,6 +74,7 @@ impl Links {
         Self {
             shard,
             window_bytes: (WINDOWS_BYTES_MAX / u64::from(shards)).clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX),
+            credits_at_once: false,
             peers: (0..shards).map(|_| Peer::default()).collect(),
         }
     }
@@ -108,6 +113,15 @@ impl Links {
         peer.outbox.broadcast.push(message);
     }
 
+    /// Advises `peer` to pause the reading of one of its connections.
+    pub fn push_pause(&mut self, peer: ShardId, conn: ConnId) {
+        let pauses = &mut self.peers[peer.index()].outbox.pauses;
+        // A flood names the same sender again and again.
+        if pauses.last() != Some(&conn) && !pauses.contains(&conn) {
+            pauses.push(conn);
+        }
+    }
+
     fn count_in(&mut self, class: Class, peer: ShardId, weight: u64) -> &mut Peer {
         debug_assert!(self.has_room(class, peer) && peer != self.shard);
         let peer = &mut self.peers[peer.index()];
@@ -117,9 +131,22 @@ impl Links {
 
     /// What should go to `peer` now, if anything should.
     pub fn take_batch(&mut self, peer: ShardId) -> Option<Batch> {
+        let alone = if self.credits_at_once { 1 } else { self.window_bytes / CREDITS_ALONE };
         let outbox = &mut self.peers[peer.index()].outbox;
-        let alone = self.window_bytes / CREDITS_ALONE;
-        (!outbox.is_empty() || outbox.credits.iter().any(|&credits| credits >= alone)).then(|| std::mem::take(outbox))
+        let is_due =
+            !outbox.is_empty() || !outbox.pauses.is_empty() || outbox.credits.iter().any(|&credits| credits >= alone);
+        is_due.then(|| std::mem::take(outbox))
+    }
+
+    /// Has credits go back at once from now on, so that the peers see when nothing is on its way any more.
+    pub fn return_credits_at_once(&mut self) {
+        self.credits_at_once = true;
+    }
+
+    /// Whether nothing is on its way to any peer or waits here to be handled. To be believed, the peers must return
+    /// their credits at once.
+    pub fn is_quiet(&self) -> bool {
+        !self.has_inbound() && self.peers.iter().all(|peer| peer.in_flight == [0; CLASSES])
     }
 
     /// Puts a batch that could not go back in front of what has gathered since.
@@ -128,6 +155,7 @@ impl Links {
         batch.home.append(&mut outbox.home);
         batch.owner.append(&mut outbox.owner);
         batch.broadcast.append(&mut outbox.broadcast);
+        batch.pauses.append(&mut outbox.pauses);
         for (returned, gathered) in batch.credits.iter_mut().zip(outbox.credits) {
             *returned += gathered;
         }

@@ -13,10 +13,10 @@ pub mod effects;
 pub mod envelope;
 pub mod heartbeat;
 pub mod homes;
-pub mod hub;
 pub mod limiter;
 pub mod links;
+pub mod state;
 pub mod timers;
 
 pub use effects::{Effects, Wire};
-pub use hub::{Hub, HubConfig, Input, Outcome};
+pub use state::{Hub, HubConfig, Input, Outcome};

@@ -179,7 +179,9 @@ fn nofile(config: &Config, host: &Host) -> Finding {
     let rings = slots.div_ceil(host.nofile.soft.max(1));
     let found = match rings {
         1 => host.nofile.describe(|limit| limit.to_string()),
-        _ => format!("{}, which makes {rings} rings a shard", host.nofile.describe(|limit| limit.to_string())),
+        _ => {
+            format!("{}, which makes {rings} rings a shard at the cap", host.nofile.describe(|limit| limit.to_string()))
+        }
     };
     let wanted = format!("{least} or more; {slots} to have one ring a shard");
     let remedy = format!("LimitNOFILE={0} in the unit, --ulimit nofile={0} in Docker", slots.max(least));
@@ -337,7 +339,7 @@ mod tests {
         let with = |soft| Host { nofile: Limit { soft, hard: soft, before: soft }, ..host() };
         let report = check(&config(&[]), &with(20_000));
         assert_eq!(report.severity(), Severity::Ok);
-        assert!(report.to_string().contains("20000, which makes 2 rings a shard"), "{report}");
+        assert!(report.to_string().contains("20000, which makes 2 rings a shard at the cap"), "{report}");
         let finding = only_lack(&with(100), &[]);
         assert_eq!((finding.what, finding.severity), ("nofile", Severity::Fatal));
     }

@@ -60,6 +60,18 @@ impl Chunk {
         }
     }
 
+    /// Empties the chunk for reuse, with its allocations, if this is the only handle and the bytes are owned. Otherwise
+    /// changes nothing and answers false.
+    pub fn try_clear(&mut self) -> bool {
+        match Rc::get_mut(&mut self.0) {
+            Some(Inner::Owned(bytes)) => {
+                bytes.clear();
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// The vector back for reuse, emptied, when this was the only handle of owned bytes.
     pub fn into_reusable(self) -> Option<Vec<u8>> {
         match Rc::try_unwrap(self.0) {
@@ -97,6 +109,17 @@ mod tests {
         let vector = chunk.into_reusable().expect("the only handle");
         assert!(vector.is_empty() && vector.capacity() >= 64);
         assert!(Chunk::from_bytes(Bytes::from_static(b"x")).into_reusable().is_none());
+    }
+
+    #[test]
+    fn is_emptied_in_place_only_by_the_sole_owner() {
+        let mut chunk = Chunk::from_vec(b"abc".to_vec());
+        let other = chunk.clone();
+        assert!(!chunk.try_clear());
+        assert_eq!(other.as_slice(), b"abc");
+        drop(other);
+        assert!(chunk.try_clear() && chunk.is_empty());
+        assert!(!Chunk::from_bytes(Bytes::from_static(b"x")).try_clear());
     }
 
     #[test]

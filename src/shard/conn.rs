@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use crate::client::Disconnect;
+use crate::ids::ConnId;
 use crate::time::Micros;
 use crate::ws::Decoder;
 
 use super::chunk::Chunk;
-use super::engine::ListenerId;
 
 /// Where a connection is in its life. Each arrow goes down, some skip.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -51,6 +51,10 @@ pub(super) struct Conn {
     pub(super) sending: bool,
     /// In the list of connections whose send the kernel did not finish at once.
     pub(super) backlogged: bool,
+    /// Counted among the readers that lag and keep reading all the same.
+    pub(super) lagging: bool,
+    /// Came to the admin listener: its bytes are not the clients'.
+    pub(super) is_admin: bool,
     /// Holds one of the node's places for upgraded connections.
     pub(super) reserved: bool,
     /// What follows once everything queued is out, from phase `Flushing` on.
@@ -89,7 +93,6 @@ pub(super) struct Extra {
 /// A request on its way in.
 pub(super) struct Request {
     pub(super) peer: SocketAddr,
-    pub(super) listener: ListenerId,
     /// The head as far as it has come; behind it, in phase `Waiting`, what came too early.
     pub(super) bytes: Vec<u8>,
     /// The 101 that a verdict of "open" sends.
@@ -97,8 +100,9 @@ pub(super) struct Request {
 }
 
 /// Where reading stopped.
+#[derive(Default)]
 pub(super) struct Stalled {
-    /// The message that found no room.
+    /// The message that found no room; empty when reading stopped for another reason.
     pub(super) text: String,
     /// Bytes that came after it, not decoded yet.
     pub(super) rest: Vec<u8>,
@@ -112,6 +116,8 @@ impl Conn {
             dirty: false,
             sending: false,
             backlogged: false,
+            lagging: false,
+            is_admin: false,
             reserved: false,
             farewell: Farewell::Close,
             peer_finished: false,
@@ -126,11 +132,12 @@ impl Conn {
         }
     }
 
-    pub(super) fn accepted(generation: u32, now: Micros, peer: SocketAddr, listener: ListenerId) -> Self {
-        let request = Request { peer, listener, bytes: Vec::new(), response: Vec::new() };
+    pub(super) fn accepted(id: ConnId, now: Micros, peer: SocketAddr, is_admin: bool) -> Self {
+        let request = Request { peer, bytes: Vec::new(), response: Vec::new() };
         Self {
-            generation,
+            generation: id.generation,
             phase: Phase::Head,
+            is_admin,
             heard: now,
             extra: Some(Box::new(Extra { request: Some(request), ..Extra::default() })),
             ..Self::vacant()

@@ -18,6 +18,8 @@ mod receive;
 mod request;
 mod run;
 mod sockets;
+#[cfg(test)]
+mod tests;
 
 pub use mesh::MeshTicket;
 pub use run::{HANDSHAKES_MAX, ShardConfig, ShardError, run};

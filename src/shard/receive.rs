@@ -37,10 +37,13 @@ impl Shard {
     /// Bytes of any connection.
     pub(super) fn received(&mut self, id: ConnId, mut data: RecvBuf) {
         let now = self.sockets.now;
-        self.sockets.metrics.bytes_in.add(data.len() as u64);
+        let metrics = self.sockets.metrics;
         let early_bytes_max = self.sockets.config.ws.message_bytes_max;
         let Some(conn) = self.sockets.get(id) else { return };
         conn.heard = now;
+        if !conn.is_admin {
+            metrics.bytes_in.add(data.len() as u64);
+        }
         match conn.phase {
             Phase::Open => match conn.extra.as_mut().and_then(|extra| extra.stalled.as_mut()) {
                 Some(stalled) => stalled.rest.extend_from_slice(&data),
@@ -109,6 +112,8 @@ impl Shard {
 
     fn said(&mut self, id: ConnId, said: Said<'_>) -> Next {
         match said {
+            // A stopping node accepts nothing more, and so loses nothing that it accepted.
+            Said::Command(..) if self.stop.is_some() => Next::Read,
             Said::Command(text, command) => {
                 let input = Input::Said { conn: id, command };
                 match self.hub.handle(self.sockets.now, input, &mut self.sockets) {
@@ -175,9 +180,6 @@ impl Shard {
     /// Goes on with connections whose message had no room, oldest first; whether any could.
     pub(super) fn retry_stalled(&mut self) -> bool {
         let mut went_on = false;
-        for id in std::mem::take(&mut self.sockets.opened_early) {
-            self.go_on(id);
-        }
         for _ in 0..self.sockets.stalled.len().min(RETRIES_MAX) {
             let Some(id) = self.sockets.stalled.pop_front() else { break };
             went_on |= self.go_on(id);
@@ -189,10 +191,30 @@ impl Shard {
         went_on
     }
 
+    /// Pauses the reading of connections that fill the queue of a lagging reader, until the next survey.
+    pub(super) fn pause_senders(&mut self) {
+        for id in std::mem::take(&mut self.sockets.to_pause) {
+            let Some(conn) = self.sockets.get(id).filter(|conn| conn.phase == Phase::Open) else { continue };
+            if !conn.is_stalled() {
+                conn.extra().stalled = Some(Stalled::default());
+                self.sockets.paused.push(id);
+                self.sockets.metrics.pauses.add(1);
+                self.engine.pause_reading(id);
+            }
+        }
+    }
+
+    /// Goes on with connections that paused, and with those that opened with bytes waiting.
+    pub(super) fn resume_paused(&mut self) {
+        for id in std::mem::take(&mut self.sockets.paused) {
+            self.go_on(id);
+        }
+    }
+
     fn go_on(&mut self, id: ConnId) -> bool {
         let Some(conn) = self.sockets.get(id).filter(|conn| conn.phase == Phase::Open) else { return false };
         let Some(Stalled { text, mut rest }) = conn.extra().stalled.take() else { return false };
-        if !text.is_empty() {
+        if !text.is_empty() && self.stop.is_none() {
             // It was parsed before, without a panic.
             let input = Input::Said { conn: id, command: command::parse(&text) };
             if self.hub.handle(self.sockets.now, input, &mut self.sockets) == Outcome::NoRoom {
@@ -228,6 +250,8 @@ fn read_one<'a>(
     let decoded = decoder.decode(input, limits)?;
     let said = match decoded.event {
         None => Said::Nothing,
+        #[cfg(test)]
+        Some(Event::Text(super::tests::PANICS)) => panic!("a test asked for this"),
         Some(Event::Text(text)) => Said::Command(text, command::parse(text)),
         Some(Event::Binary(_)) => Said::Binary,
         Some(Event::Ping(payload)) => Said::Ping(payload),

@@ -9,7 +9,6 @@ use crate::ids::ConnId;
 use crate::ws::handshake;
 
 use super::conn::{Farewell, Phase};
-use super::finish::Cause;
 use super::run::Shard;
 
 /// When to come back to a node that is full, in seconds.
@@ -32,6 +31,7 @@ impl Shard {
     /// Bytes of a request's head.
     pub(super) fn request_bytes(&mut self, id: ConnId, data: &[u8]) {
         let Some(conn) = self.sockets.get(id) else { return };
+        let is_admin = conn.is_admin;
         let Some(mut request) = conn.extra().request.take() else { return };
         // Most heads arrive whole, and are read where they lie.
         let gathered = if request.bytes.is_empty() {
@@ -52,7 +52,7 @@ impl Shard {
             }
             Parsed::TooLong => self.refuse(&Response::head_too_long()),
             Parsed::Malformed(reason) => self.refuse(&Response::bad_request(reason)),
-            Parsed::Request(parsed) => self.answer(id, &parsed, self.is_admin(request.listener)),
+            Parsed::Request(parsed) => self.answer(id, &parsed, is_admin),
         };
         match answer {
             Answer::Respond(response, farewell) => self.respond(id, &response, farewell),
@@ -146,11 +146,8 @@ impl Shard {
         self.sockets.metrics.refused_timeout.add(1);
         let Some(conn) = self.sockets.get(id) else { return };
         let phase = conn.phase;
-        let said_nothing = conn.extra().request.as_ref().is_none_or(|request| request.bytes.is_empty());
         let mut out = Vec::new();
         match phase {
-            // Who has not begun a request is not waiting for a response.
-            Phase::Head if said_nothing => return self.end(id, Cause::PeerGone),
             Phase::Head => Response::head_timeout().write(false, &mut out),
             _ => {
                 self.hub.handle(self.sockets.now, Input::Gone { conn: id }, &mut self.sockets);

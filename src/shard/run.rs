@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use crate::client::Disconnect;
 use crate::http::head::HeadLimits;
+use crate::hub::effects::Effects;
 use crate::hub::heartbeat::{Heartbeat, Look};
 use crate::hub::{Hub, HubConfig, Input, Outcome};
 use crate::ids::ConnId;
@@ -19,28 +20,33 @@ use crate::ws;
 
 use super::conn::{Conn, Phase};
 use super::engine::{Engine, EngineConfig, EngineError, Event, ListenerId};
-use super::finish::Cause;
+use super::finish::{Cause, TooSlowLog};
 use super::mesh::{Inbox, MeshEnd, MeshTicket};
 use super::park::Watch;
-use super::sockets::Sockets;
+use super::sockets::{KEEPING_UP, Sockets};
 
-/// The tick that bounds what a wake-up lost in glommio 0.9.0 can cost: its executor may park with a task ready.
-const TICK: Duration = Duration::from_millis(10);
 /// How often the loop lets the rest of its executor run while it is busy.
-const YIELD_EVERY_US: u64 = 200;
+const YIELD_EVERY: Duration = Duration::from_micros(200);
 /// How often timers, backlogs and the node's stage are looked at.
 const SURVEY_EVERY_US: u64 = 10_000;
 /// Messages of other shards handled in one turn, of each peer and class.
 const MESH_MESSAGES_MAX: usize = 512;
 /// Connections of a shard that have not opened yet; beyond that the oldest is given up.
 pub const HANDSHAKES_MAX: u32 = 16_384;
-/// A reader counts as lagging when its queue passes this part of its bound…
-const LAGGING_PART: u32 = 2;
-/// …and as one that keeps up, all the same, when the kernel took something within this time.
-const KEEPING_UP: Duration = Duration::from_millis(500);
-/// So many lagging readers that keep up, and a tenth of all: the flood is the trouble, and broadcasts wait.
-const CROWD_MIN: usize = 8;
-const CROWD_PART: usize = 10;
+/// Messages that were accepted before the node stopped have this part of the shutdown timeout to reach their receivers.
+const SETTLE_PART: u32 = 4;
+
+/// How far a stopping shard has come.
+pub(super) struct Stop {
+    /// When clients are told to go at the latest.
+    close_at: Micros,
+    /// When the shard ends at the latest.
+    end_at: Micros,
+    /// Since which turn nothing of this shard is on its way to another; 0 when something is.
+    quiet_since: u64,
+    /// Clients have been told to go.
+    is_closing: bool,
+}
 
 /// What a shard needs to know, the same for all shards of a node.
 #[derive(Clone, Debug)]
@@ -71,6 +77,8 @@ pub struct ShardConfig {
     pub control_frames_max: u32,
     /// From the end of accepting to the end of the shard.
     pub shutdown_timeout: Duration,
+    /// How often the loop turns though nothing has happened; what depends on time happens up to so much late.
+    pub tick: Duration,
 }
 
 /// Why a shard could not run, or stopped.
@@ -99,8 +107,9 @@ pub(super) struct Shard {
     unopened: VecDeque<ConnId>,
     due: Vec<u32>,
     surveyed: Micros,
-    /// Set once the shard stops: when it ends at the latest.
-    deadline: Option<Micros>,
+    pub(super) too_slow_log: TooSlowLog,
+    /// Set while the node stops.
+    pub(super) stop: Option<Stop>,
 }
 
 /// Runs a shard until the node stops. Called inside the shard's executor.
@@ -117,6 +126,8 @@ pub async fn run(
     admin: Option<OwnedFd>,
 ) -> Result<(), ShardError> {
     let inbox = Rc::new(Inbox::default());
+    // Before the mesh forms: joining it waits for other threads, and a wake-up can be lost there too.
+    spawn_ticker(config.tick, Rc::clone(&inbox));
     let (shard, mesh) = ticket.join(&inbox).await.map_err(|error| ShardError::Io("joining the mesh", error))?;
     let metrics = node.shard_metrics(shard);
     let engine = Engine::new(EngineConfig {
@@ -133,22 +144,26 @@ pub async fn run(
         admin: None,
         listeners: Vec::new(),
         mesh,
-        inbox: Rc::clone(&inbox),
+        inbox,
         unopened: VecDeque::new(),
         due: Vec::new(),
         surveyed: now,
-        deadline: None,
+        too_slow_log: TooSlowLog::default(),
+        stop: None,
     };
     shard.listen(public, admin);
+    node.shard_is_up();
+    shard.run().await
+}
+
+fn spawn_ticker(tick: Duration, inbox: Rc<Inbox>) {
     glommio::spawn_local(async move {
         loop {
-            glommio::timer::sleep(TICK).await;
+            glommio::timer::sleep(tick).await;
             inbox.tick();
         }
     })
     .detach();
-    node.shard_is_up();
-    shard.run().await
 }
 
 impl Shard {
@@ -158,10 +173,6 @@ impl Shard {
         self.listeners.push(self.engine.listen(public, PUBLIC_ACCEPTS));
         self.admin = admin.map(|admin| self.engine.listen(admin, ADMIN_ACCEPTS));
         self.listeners.extend(self.admin);
-    }
-
-    pub(super) fn is_admin(&self, listener: ListenerId) -> bool {
-        self.admin == Some(listener)
     }
 
     async fn run(mut self) -> Result<(), ShardError> {
@@ -190,7 +201,8 @@ impl Shard {
                 }
                 self.engine.after_park();
             }
-            if !idle && self.sockets.now.0 - breathed.0.min(self.sockets.now.0) >= YIELD_EVERY_US {
+            // Read once more: a turn that was full of messages takes milliseconds.
+            if !idle && self.sockets.node.now().since(breathed) >= YIELD_EVERY {
                 std::future::poll_fn(|context| breather.poll_readable(context)).await;
                 breathed = self.sockets.node.now();
             }
@@ -218,6 +230,7 @@ impl Shard {
         self.beat(Doing::Sending);
         self.flush();
         let sent_batches = self.mesh_out();
+        self.report_quiet();
         self.beat(Doing::Turning);
         let unsubmitted = self.engine.has_unsubmitted();
         Ok(events == 0 && !unsubmitted && !meshed && !went_on && !sent_batches)
@@ -234,7 +247,8 @@ impl Shard {
             Event::Accepted { id, listener, peer } => {
                 self.sockets.metrics.accepts.add(1);
                 let now = self.sockets.now;
-                self.sockets.insert(id, Conn::accepted(id.generation, now, peer, listener));
+                let is_admin = self.admin == Some(listener);
+                self.sockets.insert(id, Conn::accepted(id, now, peer, is_admin));
                 self.sockets.handshakes += 1;
                 self.sockets.wheel.set(id.index, now.after(self.sockets.config.handshake_timeout));
                 self.unopened.push_back(id);
@@ -267,7 +281,8 @@ impl Shard {
     /// Handles what other shards sent; whether there was anything.
     fn mesh_in(&mut self) -> bool {
         let metrics = self.sockets.metrics;
-        for (peer, batch) in self.inbox.take() {
+        for (peer, mut batch) in self.inbox.take() {
+            self.sockets.to_pause.append(&mut batch.pauses);
             metrics.mesh_batches_in.add(1);
             metrics.mesh_messages_in.add(batch.len() as u64);
             self.sockets.links.receive(peer, batch);
@@ -281,7 +296,7 @@ impl Shard {
                 handled = true;
             }
             for _ in 0..MESH_MESSAGES_MAX {
-                if !self.sockets.takes_broadcasts {
+                if !self.sockets.takes_broadcasts() {
                     break;
                 }
                 let Some(broadcast) = self.sockets.links.pop_broadcast(peer) else { break };
@@ -322,6 +337,9 @@ impl Shard {
     /// Hands what this turn queued to the kernel, one send for each connection.
     fn flush(&mut self) {
         self.sockets.spread_broadcasts();
+        self.sockets.broadcast_bytes = 0;
+        self.sockets.update_hold();
+        self.pause_senders();
         for id in std::mem::take(&mut self.sockets.too_slow) {
             self.cut_off(id);
         }
@@ -377,6 +395,7 @@ impl Shard {
         }
         self.due = due;
         self.survey_backlogs();
+        self.resume_paused();
         self.follow_stage();
         let metrics = self.sockets.metrics;
         metrics.send_queue_bytes.set(self.sockets.queued_bytes);
@@ -411,12 +430,10 @@ impl Shard {
         }
     }
 
-    /// Which connections read too slowly, and whether so many lag that broadcasts have to wait.
+    /// Which connections read too slowly, and which have stopped.
     fn survey_backlogs(&mut self) {
         let now = self.sockets.now;
         let config = Arc::clone(&self.sockets.config);
-        let lagging_bytes = config.send_queue_bytes_max as u32 / LAGGING_PART;
-        let mut lagging = 0;
         let mut backlogged = std::mem::take(&mut self.sockets.backlogged);
         backlogged.retain(|&id| {
             let Some(conn) = self.sockets.get(id) else { return false };
@@ -425,32 +442,42 @@ impl Shard {
                 return false;
             }
             let waited = now.since(conn.extra().waiting_since);
-            lagging += usize::from(conn.queued_bytes > lagging_bytes && waited < KEEPING_UP);
+            if waited >= KEEPING_UP {
+                self.sockets.no_longer_lags(id);
+            }
             if waited > config.send_stall_max {
                 self.sockets.too_slow.push(id);
             }
             true
         });
         self.sockets.backlogged = backlogged;
-        let crowd = CROWD_MIN.max(self.sockets.open as usize / CROWD_PART);
-        if self.sockets.takes_broadcasts && lagging >= crowd {
-            self.sockets.metrics.broadcast_holds.add(1);
-        }
-        // Held until half of the crowd has caught up, so that it does not flutter.
-        self.sockets.takes_broadcasts = match self.sockets.takes_broadcasts {
-            true => lagging < crowd,
-            false => lagging < crowd / 2,
-        };
     }
 
     fn follow_stage(&mut self) {
-        if self.deadline.is_some() || self.sockets.node.stage() != Stage::Stopping {
-            return;
+        let stage = self.sockets.node.stage();
+        let now = self.sockets.now;
+        if self.stop.is_none() && stage >= Stage::Stopping {
+            let timeout = self.sockets.config.shutdown_timeout;
+            self.stop = Some(Stop {
+                close_at: now.after(timeout / SETTLE_PART),
+                end_at: now.after(timeout),
+                quiet_since: 0,
+                is_closing: false,
+            });
+            self.sockets.links.return_credits_at_once();
+            for listener in std::mem::take(&mut self.listeners) {
+                self.engine.stop_listening(listener);
+            }
         }
-        self.deadline = Some(self.sockets.now.after(self.sockets.config.shutdown_timeout));
-        for listener in std::mem::take(&mut self.listeners) {
-            self.engine.stop_listening(listener);
+        let Some(stop) = &mut self.stop else { return };
+        if !stop.is_closing && (stage == Stage::Closing || now >= stop.close_at) {
+            stop.is_closing = true;
+            self.sockets.node.tell_clients_to_go();
+            self.close_all();
         }
+    }
+
+    fn close_all(&mut self) {
         for index in 0..self.sockets.places() {
             let Some((id, conn)) = self.sockets.at(index) else { continue };
             match conn.phase {
@@ -461,7 +488,25 @@ impl Shard {
         }
     }
 
+    /// Says whether anything of this shard is on its way to another.
+    fn report_quiet(&mut self) {
+        let turns = self.sockets.metrics.turns.value();
+        let is_quiet = self.sockets.links.is_quiet() && !self.hub.is_leaving();
+        let Some(stop) = &mut self.stop else { return };
+        if stop.is_closing {
+            return;
+        }
+        stop.quiet_since = match stop.quiet_since {
+            _ if !is_quiet => 0,
+            0 => turns,
+            since => since,
+        };
+        self.sockets.node.set_quiet_since(self.sockets.shard(), stop.quiet_since);
+    }
+
     fn is_finished(&self) -> bool {
-        self.deadline.is_some_and(|deadline| self.engine.open_sockets() == 0 || self.sockets.now >= deadline)
+        self.stop
+            .as_ref()
+            .is_some_and(|stop| stop.is_closing && (self.engine.open_sockets() == 0 || self.sockets.now >= stop.end_at))
     }
 }

@@ -2,11 +2,12 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::client::Disconnect;
-use crate::hub::effects::{COPY_BYTES_MAX, Effects, Verdict, Wire};
+use crate::hub::effects::{COPY_BYTES_MAX, Effects, Origin, Verdict, Wire};
 use crate::hub::envelope::{Broadcast, Class, ToHome, ToOwner};
 use crate::hub::heartbeat::Heartbeat;
 use crate::hub::links::Links;
@@ -28,11 +29,27 @@ const SHARED_COPY_BYTES_MAX: usize = 16 << 10;
 /// Vectors kept for reuse, and the largest that is.
 const SPARE_BUFFERS_MAX: usize = 256;
 const SPARE_BUFFER_BYTES_MAX: usize = 16 << 10;
+/// A reader lags when its queue passes this part of its bound…
+const LAGGING_PART: usize = 4;
+/// …and keeps up, all the same, when the kernel took something for it within this time.
+pub(super) const KEEPING_UP: Duration = Duration::from_millis(200);
+/// So many lagging readers that keep up, and a tenth of all: the flood is the trouble, and broadcasts wait.
+const CROWD_MIN: usize = 2;
+const CROWD_PART: usize = 10;
+/// How long broadcasts wait for the last of a crowd.
+const CROWD_HOLD_MAX: Duration = Duration::from_secs(1);
+/// How long, and how often at most, they wait for a single reader.
+const STRAIN_HOLD_MAX: Duration = Duration::from_millis(200);
+const STRAIN_HOLD_EVERY: Duration = Duration::from_secs(2);
+/// Broadcasts of one turn take at most this part of a connection's queue.
+const BROADCAST_TURN_PART: usize = 8;
+const _: () = assert!(BROADCAST_TURN_PART > LAGGING_PART);
 const _: () = assert!(COPY_BYTES_MAX <= SHARED_COPY_BYTES_MAX && SHARED_COPY_BYTES_MAX <= COALESCE_BYTES_MAX);
 
 /// The connections of a shard.
 pub(super) struct Sockets {
     pub(super) now: Micros,
+    shard: ShardId,
     pub(super) config: Arc<ShardConfig>,
     pub(super) node: Arc<Node>,
     pub(super) metrics: &'static ShardMetrics,
@@ -50,18 +67,29 @@ pub(super) struct Sockets {
     pub(super) stalled: VecDeque<ConnId>,
     /// Connections whose next step before they open waits.
     pub(super) postponed: VecDeque<ConnId>,
-    /// Connections that opened, with bytes that came before that.
-    pub(super) opened_early: Vec<ConnId>,
     /// Broadcasts of this turn, one frame behind the other.
     broadcast: Vec<u8>,
     broadcast_frames: u64,
+    /// Bytes broadcast in this turn.
+    pub(super) broadcast_bytes: usize,
     /// When the messages came in whose deliveries were queued this turn, and how many deliveries each.
     pub(super) deliveries: Vec<(Micros, u64)>,
     pub(super) queued_bytes: u64,
     pub(super) open: u64,
+    /// Readers that lag and keep reading all the same.
+    lagging: usize,
+    /// Set while broadcasts wait for lagging readers: until when at most.
+    held_until: Option<Micros>,
+    /// A reader that keeps up came close to its bound in this turn.
+    strained: bool,
+    /// When broadcasts may wait for a single reader again.
+    strain_again_at: Micros,
+    /// Connections whose reading pauses for a while: what they send piles up in front of a lagging reader.
+    pub(super) to_pause: Vec<ConnId>,
+    /// Connections whose reading goes on at the next survey.
+    pub(super) paused: Vec<ConnId>,
     /// Connections that have not opened yet.
     pub(super) handshakes: u32,
-    pub(super) takes_broadcasts: bool,
     spare: Vec<Vec<u8>>,
 }
 
@@ -76,6 +104,7 @@ impl Sockets {
         let sockets_max = config.sockets_max as usize;
         Self {
             now,
+            shard,
             links: Links::new(shard, config.hub.shards),
             wheel: Wheel::new(now, sockets_max),
             heartbeat: config.heartbeat,
@@ -88,16 +117,26 @@ impl Sockets {
             too_slow: Vec::new(),
             stalled: VecDeque::new(),
             postponed: VecDeque::new(),
-            opened_early: Vec::new(),
             broadcast: Vec::new(),
             broadcast_frames: 0,
+            broadcast_bytes: 0,
             deliveries: Vec::new(),
             queued_bytes: 0,
             open: 0,
             handshakes: 0,
-            takes_broadcasts: true,
+            lagging: 0,
+            held_until: None,
+            strained: false,
+            strain_again_at: now,
+            to_pause: Vec::new(),
+            paused: Vec::new(),
             spare: Vec::new(),
         }
+    }
+
+    /// Which shard this is.
+    pub(super) fn shard(&self) -> ShardId {
+        self.shard
     }
 
     /// The connection, unless somebody else has its place by now.
@@ -125,6 +164,7 @@ impl Sockets {
     }
 
     pub(super) fn remove(&mut self, id: ConnId) {
+        self.no_longer_lags(id);
         if let Some(conn) = self.get(id) {
             *conn = Conn::vacant();
             self.wheel.cancel(id.index);
@@ -188,14 +228,54 @@ impl Sockets {
             if conn.queued_bytes as usize > send_queue_bytes_max && conn.phase == Phase::Open {
                 self.too_slow.push(id);
             }
+            let keeps_up = now.since(conn.extra().waiting_since) < KEEPING_UP;
+            self.strained |= conn.lagging && conn.queued_bytes as usize > send_queue_bytes_max / 4 * 3;
+            if !conn.lagging && conn.queued_bytes as usize > send_queue_bytes_max / LAGGING_PART && keeps_up {
+                conn.lagging = true;
+                self.lagging += 1;
+            }
+        }
+    }
+
+    /// Counts a connection among the lagging no longer: it has caught up, stopped reading, or gone.
+    pub(super) fn no_longer_lags(&mut self, id: ConnId) {
+        if let Some(conn) = self.get(id)
+            && std::mem::take(&mut conn.lagging)
+        {
+            self.lagging -= 1;
+        }
+    }
+
+    /// Whether broadcasts wait for lagging readers.
+    ///
+    /// For a crowd they wait until nobody lags, but not for long after the crowd has dispersed, since some readers are
+    /// slow on any day. For a single reader close to its bound they wait briefly, and seldom: it may only have had its
+    /// turn late, but it must not slow everybody else down.
+    pub(super) fn update_hold(&mut self) {
+        let now = self.now;
+        let was_held = self.held_until.is_some();
+        let is_strained = std::mem::take(&mut self.strained);
+        if self.lagging >= CROWD_MIN.max(self.open as usize / CROWD_PART) {
+            self.held_until = Some(now.after(CROWD_HOLD_MAX));
+        } else if is_strained && !was_held && now >= self.strain_again_at {
+            self.held_until = Some(now.after(STRAIN_HOLD_MAX));
+            self.strain_again_at = now.after(STRAIN_HOLD_EVERY);
+        } else if self.lagging == 0 || self.held_until.is_some_and(|until| now >= until) {
+            self.held_until = None;
+        }
+        if self.held_until.is_some() && !was_held {
+            self.metrics.broadcast_holds.add(1);
         }
     }
 
     /// Accounts for bytes that left a queue: sent, or dropped.
     pub(super) fn unqueued(&mut self, id: ConnId, len: usize) {
         self.queued_bytes = self.queued_bytes.saturating_sub(len as u64);
-        if let Some(conn) = self.get(id) {
-            conn.queued_bytes = conn.queued_bytes.saturating_sub(len as u32);
+        let caught_up_bytes = self.config.send_queue_bytes_max / LAGGING_PART;
+        let Some(conn) = self.get(id) else { return };
+        conn.queued_bytes = conn.queued_bytes.saturating_sub(len as u32);
+        if conn.queued_bytes as usize <= caught_up_bytes {
+            self.no_longer_lags(id);
         }
     }
 
@@ -291,7 +371,7 @@ impl Effects for Sockets {
                 if !early.is_empty() {
                     // Handled as a stalled message would be, with nothing to say first.
                     conn.extra().stalled = Some(super::conn::Stalled { text: String::new(), rest: early });
-                    self.opened_early.push(id);
+                    self.stalled.push_back(id);
                 } else {
                     conn.trim();
                 }
@@ -313,9 +393,15 @@ impl Effects for Sockets {
         }
     }
 
-    fn deliver(&mut self, id: ConnId, frame: Wire<'_>, received: Micros) -> bool {
-        if self.get(id).is_none_or(|conn| conn.phase != Phase::Open) {
-            return false;
+    fn deliver(&mut self, id: ConnId, frame: Wire<'_>, origin: Origin) -> bool {
+        let Origin { sender, received } = origin;
+        let Some(conn) = self.get(id).filter(|conn| conn.phase == Phase::Open) else { return false };
+        if conn.lagging && sender.conn != id {
+            if sender.shard == self.shard {
+                self.to_pause.push(sender.conn);
+            } else {
+                self.links.push_pause(sender.shard, sender.conn);
+            }
         }
         self.delivered(received, 1);
         match frame {
@@ -333,6 +419,7 @@ impl Effects for Sockets {
         }
         self.delivered(received, self.open);
         let bytes = frame.as_slice();
+        self.broadcast_bytes += bytes.len();
         if self.broadcast.len() + bytes.len() > COALESCE_BYTES_MAX {
             self.spread_broadcasts();
         }
@@ -353,7 +440,9 @@ impl Effects for Sockets {
     }
 
     fn takes_broadcasts(&self) -> bool {
-        self.takes_broadcasts
+        // What one turn adds to every queue at once is bounded, so that a hold comes in time.
+        let turn_bytes_max = self.config.send_queue_bytes_max / BROADCAST_TURN_PART;
+        self.held_until.is_none() && (self.broadcast_bytes == 0 || self.broadcast_bytes < turn_bytes_max)
     }
 
     fn has_room(&self, class: Class, shard: ShardId) -> bool {

@@ -100,7 +100,11 @@ pub fn read_response(stream: &mut TcpStream) -> Response {
         if let Some(at) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
             break at + 4;
         }
-        assert!(read_some(stream, &mut bytes) > 0, "the stream ended within a head: {:?}", bytes.escape_ascii());
+        assert!(
+            read_some(stream, &mut bytes) > 0,
+            "the stream ended within a head: {:?}",
+            String::from_utf8_lossy(&bytes)
+        );
     };
     let head = String::from_utf8(bytes[..head_end].to_vec()).expect("a head is ASCII");
     let mut lines = head.split("\r\n");

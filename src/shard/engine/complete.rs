@@ -12,6 +12,10 @@ impl Engine {
     /// Draws the consequences of one completion; answers the event that the user is to know, if any.
     pub(super) fn complete(&mut self, done: Completion) -> Option<Event> {
         let token = Token::unpack(done.user_data)?;
+        if matches!(token.op, Op::Recv | Op::CancelRecv) && self.has_its_bytes(&done, token) {
+            self.deferred.push_back(done);
+            return None;
+        }
         match token.op {
             Op::Accept => self.accepted(done, token),
             Op::Recv => self.received(done, token),
@@ -53,17 +57,15 @@ impl Engine {
         }
     }
 
+    /// Whether the socket had the bytes of this turn. What concerns its recv is put off then, all of it, to stay in order.
+    fn has_its_bytes(&self, done: &Completion, token: Token) -> bool {
+        let slot = self.rings[usize::from(done.ring)].slots.get(token.slot, token.generation);
+        slot.is_some_and(|s| s.phase == Phase::Open && s.bytes_in(self.turn) >= self.config.turn_bytes_max)
+    }
+
     fn received(&mut self, done: Completion, token: Token) -> Option<Event> {
         let id = self.id(done.ring, token.slot, token.generation);
         let ring = &mut self.rings[usize::from(done.ring)];
-        let slot = ring.slots.of(token.slot, token.generation);
-        if let Some(slot) = slot
-            && slot.phase == Phase::Open
-            && slot.bytes_in(self.turn) >= self.config.turn_bytes_max
-        {
-            self.deferred.push_back(done);
-            return None;
-        }
         let (buffer, more) = ring.take_buffer(&done);
         let slot = ring.slots.of(token.slot, token.generation)?;
         if !more {

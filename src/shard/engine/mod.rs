@@ -16,11 +16,12 @@
 //!
 //! # Layout
 //! `ring` is one io_uring, `slot` what is known of each socket, `token` what names an operation, `buffers` what is
-//! received into, `accept` the listeners, `complete` what follows from a completion, `drain` the end.
+//! received into, `accept` the listeners, `turn` what each turn does, `complete` what follows from a completion, `drain`
+//! the end.
 //!
 //! # Rules, each of which closes a fault that was seen
 //! - The engine chooses the slot of an accept, and frees it only when nothing of its connection is in flight; CLOSE is
-//!   the last operation of a slot's use. An open CLOSE and a late send would otherwise reach the next client.
+//!   the last operation of a slot's use. A late send would otherwise reach the next client.
 //! - Every operation carries the generation of its slot; completions of another generation only give their buffer back.
 //! - One send in flight a socket: two interleave when the first is short.
 //! - Whatever ends a multishot recv without ending the stream (no buffer, a full completion queue, too many bytes in one
@@ -33,9 +34,11 @@ mod buffers;
 mod complete;
 mod config;
 mod drain;
+mod event;
 mod ring;
 mod slot;
 mod token;
+mod turn;
 mod wake;
 
 #[cfg(test)]
@@ -43,12 +46,12 @@ mod tests;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 pub use accept::ListenerId;
 pub use buffers::RecvBuf;
 pub use config::{EngineConfig, EngineError};
+pub use event::Event;
 
 use crate::ids::ConnId;
 use crate::shard::chunk::Chunk;
@@ -57,56 +60,6 @@ use ring::{Completion, Ring};
 use slot::{Fin, Phase, Recv, Slot};
 use token::Op;
 use wake::Wake;
-
-/// What the engine has to tell.
-#[derive(Debug)]
-pub enum Event {
-    /// A client has connected. Nothing is received from it before [`Engine::resume_reading`].
-    Accepted {
-        /// The new connection.
-        id: ConnId,
-        /// Where it came in.
-        listener: ListenerId,
-        /// Its address.
-        peer: SocketAddr,
-    },
-    /// An accept failed. If the peer was at fault (it had gone already), accepting goes on; otherwise the listener rests
-    /// until a connection closes or [`Engine::resume_listening`].
-    AcceptFailed {
-        /// The listener concerned.
-        listener: ListenerId,
-        /// What was wrong.
-        error: io::Error,
-    },
-    /// Bytes came. They can be changed in place; dropping them gives the buffer back.
-    Received {
-        /// From whom.
-        id: ConnId,
-        /// At least one byte.
-        data: RecvBuf,
-    },
-    /// Nothing more will be received: EOF, or the error that ended the connection. A pause doesn't cause this.
-    ReceiveEnded {
-        /// The connection, which stays open until it is closed.
-        id: ConnId,
-        /// None for EOF.
-        error: Option<io::Error>,
-    },
-    /// The send in flight has ended. It is reported for a closing connection, too.
-    Sent {
-        /// The connection.
-        id: ConnId,
-        /// What was sent.
-        chunk: Chunk,
-        /// How many bytes the socket took: fewer than there were only when the send was cancelled or failed half-way.
-        result: io::Result<usize>,
-    },
-    /// The connection has ended and its name is stale.
-    Closed {
-        /// The name.
-        id: ConnId,
-    },
-}
 
 /// A shard's sockets, as one or more io_urings of one thread.
 pub struct Engine {
@@ -371,105 +324,6 @@ impl Engine {
     /// Rings opened so far.
     pub fn rings(&self) -> usize {
         self.rings.len()
-    }
-
-    fn notify(&mut self, enabled: bool) {
-        self.notifying = enabled;
-        for ring in &mut self.rings {
-            ring.notify(enabled);
-        }
-    }
-
-    /// Queues what this turn owes: buffers given back, recvs to be armed again, accepts.
-    fn prepare_turn(&mut self) {
-        self.turn = self.turn.wrapping_add(1);
-        // What was put off came before what is still to be looked at.
-        while let Some(completion) = self.deferred.pop_back() {
-            self.ready.push_front(completion);
-        }
-        for ring in &mut self.rings {
-            ring.buffers.provide_returned();
-            ring.feed_starved();
-        }
-        let mut rearm = std::mem::take(&mut self.rearm);
-        for id in rearm.drain(..) {
-            let (ring, index) = self.place(id);
-            self.rings[ring].rearm(index, id.generation);
-        }
-        self.rearm = rearm;
-        if std::mem::take(&mut self.accepts_due) {
-            self.arm_accepts();
-        }
-    }
-
-    /// Takes completions, as many as a turn may have, from each ring its share first. Answers what there is to look at.
-    fn reap(&mut self) -> usize {
-        let turn_events_max = self.config.turn_events_max;
-        // Those put off mustn't keep all others from their turn.
-        let mut room = turn_events_max.saturating_sub(self.ready.len()).max(turn_events_max.div_ceil(4));
-        let rings = self.rings.len();
-        self.first_ring = (self.first_ring + 1) % rings;
-        for share in [room.div_ceil(rings), room] {
-            for ring in (0..rings).map(|i| (self.first_ring + i) % rings) {
-                room -= self.rings[ring].reap(ring as u16, share.min(room), &mut self.ready);
-            }
-        }
-        self.ready.len() + self.failures.len()
-    }
-
-    /// Arms the accepts that listeners want, one for each in turns, while there are slots.
-    fn arm_accepts(&mut self) {
-        loop {
-            let mut armed = false;
-            for number in 0..self.listeners.len() {
-                let listener = &self.listeners[number];
-                if listener.state == ListenerState::Accepting && listener.outstanding < listener.wanted {
-                    let Some(ring) = self.ring_with_room(ListenerId(number as u16)) else { return };
-                    armed |= self.arm_accept(ListenerId(number as u16), ring);
-                }
-            }
-            if !armed {
-                return;
-            }
-        }
-    }
-
-    fn arm_accept(&mut self, id: ListenerId, ring: usize) -> bool {
-        let listener = &mut self.listeners[id.index()];
-        let ring = &mut self.rings[ring];
-        let Some(fd) = &listener.fd else { return false };
-        let Some(slot) = ring.slots.take() else { return false };
-        listener.outstanding += 1;
-        ring.accept(fd.as_fd(), slot, self.cells.take(id));
-        true
-    }
-
-    /// The first ring that has a free slot, opened if need be and allowed. If that fails, the listener rests.
-    fn ring_with_room(&mut self, listener: ListenerId) -> Option<usize> {
-        if let Some(ring) = self.rings.iter().position(|ring| ring.slots.has_free()) {
-            return Some(ring);
-        }
-        if self.rings.len() as u64 * u64::from(self.config.slots_per_ring) >= u64::from(self.config.sockets_max) {
-            return None;
-        }
-        match self.open_ring() {
-            Ok(()) => Some(self.rings.len() - 1),
-            Err(error) => {
-                self.listeners[listener.index()].state = ListenerState::Resting;
-                self.failures.push_back(Event::AcceptFailed { listener, error: error.into() });
-                None
-            }
-        }
-    }
-
-    fn open_ring(&mut self) -> Result<(), EngineError> {
-        let before = self.rings.len() as u32 * self.config.slots_per_ring;
-        let slots = self.config.slots_per_ring.min(self.config.sockets_max - before);
-        let mut ring = Ring::open(&self.config, slots, self.wake.as_fd())?;
-        // It may be opened on the way to a park.
-        ring.notify(self.notifying);
-        self.rings.push(ring);
-        Ok(())
     }
 
     fn cancel_recv(&mut self, id: ConnId) {

@@ -43,7 +43,7 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// A ring of `slots` sockets that signals `wake` while that is enabled; it starts disabled.
+    /// A ring of `slots` sockets that signals `wake`, until [`Ring::notify`] says otherwise.
     pub(super) fn open(config: &EngineConfig, slots: u32, wake: BorrowedFd<'_>) -> Result<Ring, EngineError> {
         let failed = |call| move |source| EngineError::kernel(call, source);
         let uring: IoUring = IoUring::builder()
@@ -63,7 +63,7 @@ impl Ring {
         }
         .map_err(failed("IORING_REGISTER_PBUF_RING"))?;
         uring.submitter().register_eventfd(wake.as_raw_fd()).map_err(failed("IORING_REGISTER_EVENTFD"))?;
-        let mut ring = Ring {
+        Ok(Ring {
             uring,
             slots: Slots::new(slots),
             buffers,
@@ -71,9 +71,7 @@ impl Ring {
             submit_batch: config.submit_batch.min(config.submission_entries as usize),
             in_flight: 0,
             starved: VecDeque::new(),
-        };
-        ring.notify(false);
-        Ok(ring)
+        })
     }
 
     /// Accepts one client of `listener` into `slot`, with `cell` receiving its address.

@@ -62,7 +62,7 @@ fn does_not_read_before_it_is_told_to() {
 fn shuts_down_writing_after_the_send_in_flight_and_reads_on() {
     let mut bed = Bed::new(small(), 4);
     let (mut client, id) = bed.connect();
-    let bytes = pattern(4 << 20, 1);
+    let bytes = pattern(16 << 20, 1);
     bed.send(id, &bytes);
     bed.engine.shutdown_write(id);
     assert!(bed.engine.send(id, Chunk::from_vec(vec![1])).is_err(), "nothing may follow FIN");

@@ -1,6 +1,7 @@
 //! Tests with real sockets on the loopback interface. Each of the trap tests fails without the guard it is named after.
 
 mod basics;
+mod chaos;
 mod end;
 mod limits;
 mod park;

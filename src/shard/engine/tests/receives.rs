@@ -104,13 +104,17 @@ fn a_pause_keeps_bytes_and_their_order() {
 
 #[test]
 fn a_paused_connection_receives_nothing_more() {
-    let mut bed = Bed::new(small(), 4);
+    let mut bed = Bed::new(EngineConfig { buffers_per_ring: 128, ..small() }, 4);
     bed.read_at_once = false;
     let (mut client, id) = bed.connect();
     let (mut other, other_id) = bed.connect();
     bed.engine.resume_reading(other_id);
-    // With bytes waiting, the recv is about to run when the cancellation looks for it, and is not found.
-    client.write_all(&pattern(100, 31)).expect("write");
+    // With more bytes waiting than a recv takes at once (32 buffers), it is about to run again when the cancellation
+    // looks for it, and is not found.
+    client.write_all(&pattern(100_000, 31)).expect("write");
+    while unsent_bytes(&client) > 0 {
+        std::thread::yield_now();
+    }
     bed.engine.resume_reading(id);
     bed.engine.pause_reading(id);
     bed.settle();
@@ -124,32 +128,29 @@ fn a_paused_connection_receives_nothing_more() {
     assert_eq!(bed.ended, [], "so is the news of its end");
     bed.engine.resume_reading(id);
     bed.until("the end", |bed| bed.ended == [(id, None)]);
-    assert!(bed.received(id) == [pattern(100, 31), pattern(100_000, 32)].concat());
+    assert!(bed.received(id) == [pattern(100_000, 31), pattern(100_000, 32)].concat());
 }
 
 #[test]
 fn a_greedy_sender_gets_its_bytes_a_turn_and_leaves_buffers_to_others() {
-    const TURN_BYTES: usize = 8 << 10;
-    let config = EngineConfig { turn_bytes_max: TURN_BYTES, buffers_per_ring: 64, buffer_bytes: 1024, ..small() };
+    const TURN_BYTES: usize = 2 << 10;
+    let config = EngineConfig { turn_bytes_max: TURN_BYTES, buffers_per_ring: 1024, buffer_bytes: 256, ..small() };
     let mut bed = Bed::new(config, 4);
     let (client, id) = bed.connect();
-    let bytes = pattern(8 << 20, 40);
+    let bytes = pattern(4 << 20, 40);
     let writer = write_from_elsewhere(&client, bytes.clone());
-    let (mut turns, mut without_buffers) = (0, 0);
+    let mut buffers_held_max = 0;
     bed.until("all bytes", |bed| {
         let before = bed.received(id).len();
         bed.turn();
         let in_turn = bed.received(id).len() - before;
-        assert!(in_turn <= TURN_BYTES + 1024, "{in_turn} bytes in one turn");
-        if in_turn > 0 {
-            turns += 1;
-            without_buffers += usize::from(bed.engine.rings[0].buffers.available() == 0);
-        }
+        assert!(in_turn <= TURN_BYTES + 256, "{in_turn} bytes in one turn");
+        buffers_held_max = buffers_held_max.max(bed.engine.deferred.len());
         bed.received(id).len() == bytes.len()
     });
     assert!(bed.received(id) == bytes);
-    assert!(turns > 100, "{turns}");
-    assert!(without_buffers * 2 < turns, "in {without_buffers} of {turns} turns all buffers were taken");
+    // What the kernel received before it knew, and no more.
+    assert!((1..300).contains(&buffers_held_max), "{buffers_held_max} buffers held back for one socket");
     writer.join().expect("writer");
 }
 

@@ -62,6 +62,20 @@ fn a_blocked_send_ends_before_its_slot_is_used_again() {
 }
 
 #[test]
+fn a_slot_is_closed_after_its_send_even_without_a_recv() {
+    let mut bed = Bed::new(one_slot(), 1);
+    bed.read_at_once = false;
+    let (_client, id) = bed.connect();
+    bed.send(id, &pattern(16 << 20, 8));
+    bed.settle();
+    bed.engine.close(id);
+    bed.until("closed", |bed| {
+        assert!(bed.closed.is_empty() || bed.sent.len() == 1, "closed under a send");
+        bed.closed == [id]
+    });
+}
+
+#[test]
 fn closing_under_an_armed_recv_sends_fin_and_waits_for_its_end() {
     let mut bed = Bed::new(small(), 4);
     let (client, id) = bed.connect();

@@ -130,7 +130,9 @@ impl Bed {
 
     /// Turns while there is anything to do at once, without waiting for anything else.
     pub(super) fn settle(&mut self) {
-        while self.turn() > 0 || self.engine.has_unsubmitted() {}
+        while self.turn() > 0 || self.engine.has_unsubmitted() {
+            assert!(Instant::now() < self.deadline, "it never comes to rest");
+        }
     }
 
     fn park(&mut self, what: &str) {

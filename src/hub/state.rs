@@ -13,7 +13,7 @@ use crate::ids::{ConnId, ConnRef, ShardId};
 use crate::metrics::ShardMetrics;
 use crate::time::Micros;
 
-use super::effects::{COPY_BYTES_MAX, Effects, Verdict, Wire};
+use super::effects::{COPY_BYTES_MAX, Effects, Origin, Verdict, Wire};
 use super::envelope::{Broadcast, Class, Conns, ToHome, ToOwner, UserKey, home_of};
 use super::homes::{Homes, Presence};
 use super::limiter::{AddressKey, Limiter};
@@ -147,6 +147,11 @@ impl Hub {
         Outcome::Done
     }
 
+    /// Whether a connection is gone whose home could not be told yet.
+    pub fn is_leaving(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
     /// Users whose home is here and who are online.
     pub fn users(&self) -> usize {
         self.homes.len()
@@ -278,7 +283,7 @@ impl Hub {
             Ok(Command::Ping) => {
                 self.metrics.messages_in_ping.add(1);
                 self.metrics.messages_out_pong.add(1);
-                fx.deliver(conn, Wire::Copy(reply::PONG), now);
+                fx.deliver(conn, Wire::Copy(reply::PONG), self.origin(conn, now));
                 Outcome::Done
             }
             Ok(Command::SendMessage { target, content }) => self.unicast(now, conn, &target, content, fx),
@@ -288,7 +293,7 @@ impl Hub {
                 self.metrics.messages_out_error.add(1);
                 self.scratch.clear();
                 reply::error(&error, &mut self.scratch);
-                fx.deliver(conn, Wire::Copy(&self.scratch), now);
+                fx.deliver(conn, Wire::Copy(&self.scratch), self.origin(conn, now));
                 Outcome::Done
             }
         }
@@ -304,6 +309,7 @@ impl Hub {
         self.scratch.clear();
         reply::message(from, content, &mut self.scratch);
         let target = UserKey { hash, name: target.into() };
+        let origin = self.origin(conn, now);
         if home == self.shard {
             // The common case on one shard copies the frame straight into the receiver's buffer.
             if let [only] = self.homes.conns(&target)
@@ -312,17 +318,17 @@ impl Hub {
             {
                 let to = only.conn;
                 self.metrics.messages_in_send_message.add(1);
-                let delivered = fx.deliver(to, Wire::Copy(&self.scratch), now);
+                let delivered = fx.deliver(to, Wire::Copy(&self.scratch), origin);
                 self.metrics.messages_out_message.add(u64::from(delivered));
                 return Outcome::Done;
             }
             let frame = Bytes::copy_from_slice(&self.scratch);
-            if self.route(&target, &frame, now, fx) == Outcome::NoRoom {
+            if self.route(&target, &frame, origin, fx) == Outcome::NoRoom {
                 return Outcome::NoRoom;
             }
         } else {
             let frame = Bytes::copy_from_slice(&self.scratch);
-            fx.push_home(home, ToHome::Unicast { target, frame, received: now });
+            fx.push_home(home, ToHome::Unicast { target, frame, origin });
         }
         self.metrics.messages_in_send_message.add(1);
         Outcome::Done
@@ -352,7 +358,7 @@ impl Hub {
     /// What another shard asks of this home.
     fn home(&mut self, now: Micros, message: &ToHome, fx: &mut impl Effects) -> Outcome {
         match message {
-            ToHome::Unicast { target, frame, received } => self.route(target, frame, *received, fx),
+            ToHome::Unicast { target, frame, origin } => self.route(target, frame, *origin, fx),
             ToHome::Admit { address, conn } => {
                 if !fx.has_room(Class::Owner, conn.shard) {
                     return Outcome::NoRoom;
@@ -377,7 +383,7 @@ impl Hub {
     }
 
     /// A message to a user whose home is here: to every connection of the user, or to none when a shard has no room.
-    fn route(&mut self, target: &UserKey, frame: &Bytes, received: Micros, fx: &mut impl Effects) -> Outcome {
+    fn route(&mut self, target: &UserKey, frame: &Bytes, origin: Origin, fx: &mut impl Effects) -> Outcome {
         let conns = self.homes.conns(target);
         if conns.iter().any(|to| !fx.has_room(Class::Owner, to.shard)) {
             return Outcome::NoRoom;
@@ -385,8 +391,8 @@ impl Hub {
         match *conns {
             [] => self.metrics.dropped_offline.add(1),
             [only] => {
-                let message = ToOwner::Deliver { conns: Conns::One(only.conn), frame: frame.clone(), received };
-                self.to_owner(only.shard, message, fx);
+                let message = ToOwner::Deliver { conns: Conns::One(only.conn), frame: frame.clone(), origin };
+                self.pass_to_owner(only.shard, message, fx);
             }
             ref several => {
                 let mut shards: Vec<Vec<ConnId>> = vec![Vec::new(); usize::from(self.shards)];
@@ -394,15 +400,15 @@ impl Hub {
                     shards[to.shard.index()].push(to.conn);
                 }
                 for (shard, conns) in (0..).map(ShardId).zip(shards).filter(|(_, conns)| !conns.is_empty()) {
-                    let message = ToOwner::Deliver { conns: Conns::Many(conns), frame: frame.clone(), received };
-                    self.to_owner(shard, message, fx);
+                    let message = ToOwner::Deliver { conns: Conns::Many(conns), frame: frame.clone(), origin };
+                    self.pass_to_owner(shard, message, fx);
                 }
             }
         }
         Outcome::Done
     }
 
-    fn to_owner(&mut self, shard: ShardId, message: ToOwner, fx: &mut impl Effects) {
+    fn pass_to_owner(&mut self, shard: ShardId, message: ToOwner, fx: &mut impl Effects) {
         if shard == self.shard {
             self.owner(message, fx);
         } else {
@@ -413,9 +419,9 @@ impl Hub {
     /// What a home sends to connections of this shard.
     fn owner(&mut self, message: ToOwner, fx: &mut impl Effects) {
         match message {
-            ToOwner::Deliver { conns, frame, received } => {
+            ToOwner::Deliver { conns, frame, origin } => {
                 for &conn in conns.as_slice() {
-                    let delivered = fx.deliver(conn, Wire::Shared(&frame), received);
+                    let delivered = fx.deliver(conn, Wire::Shared(&frame), origin);
                     self.metrics.messages_out_message.add(u64::from(delivered));
                 }
             }
@@ -443,6 +449,10 @@ impl Hub {
 
     fn reference(&self, conn: ConnId) -> ConnRef {
         ConnRef { shard: self.shard, conn }
+    }
+
+    fn origin(&self, sender: ConnId, received: Micros) -> Origin {
+        Origin { sender: self.reference(sender), received }
     }
 
     fn session(&self, conn: ConnId) -> Option<&Session> {
