@@ -376,8 +376,8 @@ pub struct ControlArgs {
     /// The core to pin it to.
     #[arg(long)]
     pub cpu: Option<usize>,
-    /// Connections at most; one ring has them all, so the descriptor limit bounds it.
-    #[arg(long, default_value_t = 18_500)]
+    /// Connections at most; more than the descriptor limit take several rings.
+    #[arg(long, default_value_t = 18_500, value_parser = clap::value_parser!(u32).range(1..4_000_000))]
     pub connections_max: u32,
 }
 

@@ -15,6 +15,8 @@ const ACCEPTS: u32 = 64;
 const TURN_EVENTS_MAX: usize = 128;
 /// Sends queued before they are submitted, so that the first one leaves early.
 const SUBMIT_BATCH: usize = 128;
+/// Slots of one ring: as many as io_uring's table of descriptors takes.
+const SLOTS_EACH_MAX: u64 = 1 << 20;
 const BACKLOG: i32 = 4096;
 const HEAD_BYTES_MAX: usize = 8 << 10;
 
@@ -45,9 +47,10 @@ pub fn serve(args: &ControlArgs) -> Result<(), ControlError> {
     if let Some(cpu) = args.cpu {
         sys::pin_to(cpu).map_err(|error| ControlError::Pin(cpu, error))?;
     }
-    let slots = u64::from(args.connections_max + ACCEPTS).min(sys::raise_descriptor_limit()) as u32;
+    let slots = args.connections_max + ACCEPTS;
+    let slots_each_max = sys::raise_descriptor_limit().min(SLOTS_EACH_MAX) as u32;
     let listener = sys::listen(args.listen, BACKLOG).map_err(|error| ControlError::Listen(args.listen, error))?;
-    let ring = Ring::new(listener, slots)?;
+    let ring = Ring::new(listener, slots, slots_each_max)?;
     println!("control: {:?} on {}, pid {}", args.mode, args.listen, std::process::id());
     Ok(Server::new(ring, slots, args.mode).run()?)
 }

@@ -76,13 +76,13 @@ pub fn outcome(scenario: &Scenario, gate: &dyn Fn()) -> Result<Outcome, LaunchEr
     let question = if load.raw { Question::Raw(load.payload) } else { Question::Ping };
     match scenario {
         Scenario::Echo { talk, .. } => {
-            let active = talk.active.unwrap_or(load.connections);
+            let active = talk.active.map_or(u32::MAX, |active| load.users_from + active);
             let driver = |part: Part| Echo::new(question, sending(load, talk, &part, active), active, part.users.len());
             carry_out(load, Window::Traffic, |_| driver, gate)
         }
         Scenario::Unicast { talk, .. } => {
-            let active = talk.active.unwrap_or(load.connections);
-            if load.raw || active < 2 {
+            let active = talk.active.map_or(u32::MAX, |active| load.users_from + active);
+            if load.raw || load.connections < 2 || talk.active.is_some_and(|active| active < 2) {
                 return Err(LaunchError::Usage("unicast needs the gateway's JSON and at least two users"));
             }
             let driver = |part: Part| {
@@ -166,8 +166,8 @@ impl Defaults {
 
 fn mixed(load: &Load, args: &CrowdArgs, defaults: &Defaults, part: &Part) -> Crowd {
     let connections = load.connections;
-    let talkers = args.active.unwrap_or(defaults.active(connections)).min(connections) & !1;
-    let slow_from = connections.saturating_sub(args.slow.unwrap_or(defaults.slow)).max(1);
+    let talkers = load.users_from + (args.active.unwrap_or(defaults.active(connections)).min(connections) & !1);
+    let slow_from = load.users_from + connections.saturating_sub(args.slow.unwrap_or(defaults.slow)).max(1);
     let leaves = args.leave_percent.unwrap_or(defaults.leave_percent) / 100.0 * f64::from(connections);
     let churners = f64::from(slow_from.saturating_sub(talkers).max(1));
     let roles = Roles {
@@ -178,20 +178,22 @@ fn mixed(load: &Load, args: &CrowdArgs, defaults: &Defaults, part: &Part) -> Cro
         storm: defaults.storm,
     };
     let rate = load.rate.unwrap_or(defaults.rate);
-    let talk = Unicast::new(&load.user_prefix, load.payload, open_loop(rate, part, talkers), talkers, part.users.len());
+    let talk =
+        Unicast::new(&load.user_prefix, load.payload, open_loop(rate, load, part, talkers), talkers, part.users.len());
     Crowd::new(roles, talk, load.payload, part.users.len())
 }
 
 fn sending(load: &Load, talk: &Talk, part: &Part, active: u32) -> Sending {
     match load.rate {
-        Some(rate) => open_loop(rate, part, active),
+        Some(rate) => open_loop(rate, load, part, active),
         None => Sending::Closed { inflight: talk.inflight },
     }
 }
 
-/// A worker's share of a rate: that of the active users it has.
-fn open_loop(rate: f64, part: &Part, active: u32) -> Sending {
-    let share = f64::from(part.users_within(0, active)) / f64::from(active.max(1));
+/// A worker's share of a rate: that of the active users it has, which are those below `active`.
+fn open_loop(rate: f64, load: &Load, part: &Part, active: u32) -> Sending {
+    let all = active.min(load.users_from + load.connections).saturating_sub(load.users_from);
+    let share = f64::from(part.users_within(load.users_from, active)) / f64::from(all.max(1));
     Sending::Open { per_second: rate * share, phase: part.worker as f64 / part.workers as f64 }
 }
 

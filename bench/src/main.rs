@@ -182,6 +182,9 @@ fn search(args: &SearchArgs) -> Result<Outcome, Failure> {
     let steps = search::search(&scenario, range, |step| println!("{}", search::line(step)))?;
     let knee = search::knee(&steps);
     match knee {
+        Some(rate) if steps.iter().any(|step| step.rate > rate && step.report.verdict.outcome == Outcome::Invalid) => {
+            println!("at least {rate:.0} messages a second: above it, the generator was not up to the load");
+        }
         Some(rate) => println!("the knee: {rate:.0} messages a second"),
         None => println!("no rate held"),
     }

@@ -34,7 +34,7 @@ pub struct Range {
 /// When a step could not be run at all.
 pub fn search(scenario: &Scenario, range: Range, each: impl Fn(&Step)) -> Result<Vec<Step>, LaunchError> {
     let mut steps = Vec::new();
-    let mut run = |rate: f64| -> Result<Outcome, LaunchError> {
+    let mut once = |rate: f64| -> Result<Outcome, LaunchError> {
         let mut scenario = scenario.clone();
         let load = scenario.load_mut();
         load.rate = Some(rate);
@@ -44,6 +44,11 @@ pub fn search(scenario: &Scenario, range: Range, each: impl Fn(&Step)) -> Result
         let outcome = step.report.verdict.outcome;
         steps.push(step);
         Ok(outcome)
+    };
+    // A generator that was disturbed gets another chance: the server has shown nothing yet.
+    let mut run = |rate: f64| match once(rate)? {
+        Outcome::Invalid => once(rate),
+        outcome => Ok(outcome),
     };
     let (mut good, mut rate) = (0.0, range.from);
     let mut bad = None;

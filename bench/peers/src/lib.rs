@@ -41,7 +41,8 @@ impl<T: Clone> Everybody<T> {
 /// Accepts on the port that the command line names, for ever, on one thread.
 pub fn serve<T, F: Future<Output = ()> + 'static>(connection: impl Fn(TcpStream, Mode, Everybody<T>) -> F) {
     let arguments: Vec<String> = std::env::args().collect();
-    let (Some(port), Some(mode)) = (arguments.get(1).and_then(|port| port.parse::<u16>().ok()), arguments.get(2)) else {
+    let (Some(port), Some(mode)) = (arguments.get(1).and_then(|port| port.parse::<u16>().ok()), arguments.get(2))
+    else {
         eprintln!("usage: {} PORT echo|fanout", arguments[0]);
         std::process::exit(64);
     };

@@ -27,7 +27,7 @@ pub struct Echo {
 
 #[derive(Default)]
 struct Stream {
-    /// When the unanswered questions were to be sent and were, in nanoseconds of the monotonic clock, oldest first.
+    /// When the unanswered pings were to be sent and were, in nanoseconds of the monotonic clock, oldest first.
     asked_ns: VecDeque<(u64, u64)>,
     asked: u64,
     answers: SequenceTracker,
@@ -55,47 +55,56 @@ impl Echo {
     fn ask(&mut self, net: &mut Net, index: usize, intended_ns: u64, now_ns: u64) {
         let stream = &mut self.connections[index];
         match self.question {
-            Question::Ping => self.template.append(net.out(index)),
+            Question::Ping => {
+                self.template.append(net.out(index));
+                stream.asked_ns.push_back((intended_ns, now_ns));
+            }
             Question::Raw(_) => {
-                let stamp = Stamp { sender: net.user(index), sequence: stream.asked, intended_ns, lag_us: 0 };
+                let lag_us = (now_ns.saturating_sub(intended_ns) / 1_000).try_into().unwrap_or(u32::MAX);
+                let stamp = Stamp { sender: net.user(index), sequence: stream.asked, intended_ns, lag_us };
                 self.template.append_with(0, &stamp.encode(), net.out(index));
             }
         }
         stream.asked += 1;
-        stream.asked_ns.push_back((intended_ns, now_ns));
         net.tally.sent += 1;
     }
 
-    /// Notes the answer; false when it is none.
-    fn note(&mut self, net: &mut Net, index: usize, payload: &[u8]) -> bool {
-        match self.question {
-            Question::Ping if is_pong(payload) => true,
+    /// The answer's age and how late its question was, in nanoseconds; `None` when it is no answer.
+    fn note(&mut self, net: &mut Net, index: usize, now_ns: u64, payload: &[u8]) -> Option<(u64, u64)> {
+        let bytes = match self.question {
+            Question::Ping if is_pong(payload) => {
+                // Pongs carry nothing: they come in the order of their pings.
+                let Some((intended_ns, asked_ns)) = self.connections[index].asked_ns.pop_front() else {
+                    net.tally.duplicated += 1;
+                    return None;
+                };
+                return Some((now_ns.saturating_sub(intended_ns), asked_ns - intended_ns));
+            }
             Question::Ping => {
                 net.unexpected(payload);
-                false
+                return None;
             }
-            Question::Raw(bytes) => {
-                let stamp = Stamp::find(payload).filter(|(at, stamp)| {
-                    *at == 0
-                        && stamp.sender == net.user(index)
-                        && payload.len() == bytes.max(STAMP_BYTES)
-                        && is_filler_whole(payload, 0, bytes)
-                });
-                let Some((_, stamp)) = stamp else {
-                    net.tally.corrupt += 1;
-                    return false;
-                };
-                match self.connections[index].answers.note(stamp.sequence) {
-                    Arrival::New => {}
-                    Arrival::Late => net.tally.reordered += 1,
-                    Arrival::Duplicate => {
-                        net.tally.duplicated += 1;
-                        return false;
-                    }
-                }
-                true
+            Question::Raw(bytes) => bytes,
+        };
+        let stamp = Stamp::find(payload).filter(|(at, stamp)| {
+            *at == 0
+                && stamp.sender == net.user(index)
+                && payload.len() == bytes.max(STAMP_BYTES)
+                && is_filler_whole(payload, 0, bytes)
+        });
+        let Some((_, stamp)) = stamp else {
+            net.tally.corrupt += 1;
+            return None;
+        };
+        match self.connections[index].answers.note(stamp.sequence) {
+            Arrival::New => {}
+            Arrival::Late => net.tally.reordered += 1,
+            Arrival::Duplicate => {
+                net.tally.duplicated += 1;
+                return None;
             }
         }
+        Some((stamp.age_ns(now_ns), u64::from(stamp.lag_us) * 1_000))
     }
 }
 
@@ -119,16 +128,9 @@ impl Driver for Echo {
     }
 
     fn message(&mut self, net: &mut Net, index: usize, now_ns: u64, payload: &[u8]) {
-        if !self.note(net, index, payload) {
-            return;
-        }
-        let Some((intended_ns, asked_ns)) = self.connections[index].asked_ns.pop_front() else {
-            net.tally.duplicated += 1;
-            return;
-        };
-        let age_ns = now_ns.saturating_sub(intended_ns);
+        let Some((age_ns, lag_ns)) = self.note(net, index, now_ns, payload) else { return };
         match self.load {
-            Load::Open { .. } => net.received_paced(now_ns, age_ns, asked_ns - intended_ns, payload.len()),
+            Load::Open { .. } => net.received_paced(now_ns, age_ns, lag_ns, payload.len()),
             Load::Closed { .. } => {
                 net.received(now_ns, age_ns, payload.len());
                 if self.running {

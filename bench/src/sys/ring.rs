@@ -1,5 +1,8 @@
 //! io_uring for the control server: direct descriptors, multishot recv into a ring of buffers, one send a socket.
 //!
+//! A ring's table of descriptors is bounded by RLIMIT_NOFILE: more connections take several rings, all of them served by
+//! one thread. The first ring polls the others, so that one wait is enough.
+//!
 //! The interface is safe: memory that the kernel may touch belongs to the ring, and is never freed, because the control
 //! server lives as long as its process.
 
@@ -19,6 +22,8 @@ const BUFFER_GROUP: u16 = 0;
 const PAGE_BYTES: usize = 4096;
 const SUBMISSIONS: u32 = 1024;
 const COMPLETIONS: u32 = 16_384;
+/// IORING_ENTER_GETEVENTS of io_uring_enter(2).
+const ENTER_GETEVENTS: u32 = 1;
 
 const _: () = assert!(BUFFERS.is_power_of_two() && (BUFFERS as usize * size_of::<BufRingEntry>()) <= PAGE_BYTES);
 
@@ -45,41 +50,71 @@ enum Operation {
     Send,
     Shutdown,
     Close,
+    /// Another ring has something to do; the slot is its number.
+    Nested,
 }
 
 impl Operation {
-    const ALL: [Self; 5] = [Self::Accept, Self::Receive, Self::Send, Self::Shutdown, Self::Close];
+    const ALL: [Self; 6] = [Self::Accept, Self::Receive, Self::Send, Self::Shutdown, Self::Close, Self::Nested];
 }
 
-/// One ring with its slots and buffers.
-pub struct Ring {
+/// One ring, its buffers, and whether it has something to do.
+struct Part {
     ring: IoUring,
-    listener: OwnedFd,
     buffers: Buffers,
+    ready: bool,
+    /// Its poll in the first ring has to be armed.
+    unwatched: bool,
+}
+
+impl Part {
+    fn new(slots: u32) -> io::Result<Self> {
+        let mut builder = IoUring::builder();
+        builder.setup_single_issuer().setup_defer_taskrun().setup_submit_all().setup_cqsize(COMPLETIONS);
+        let ring: IoUring = builder.build(SUBMISSIONS)?;
+        ring.submitter().register_files_sparse(slots)?;
+        let mut buffers = Buffers::new();
+        // SAFETY: the entries are page-aligned, as many as said, and never freed.
+        unsafe {
+            ring.submitter().register_buf_ring_with_flags(buffers.entries as u64, BUFFERS, BUFFER_GROUP, 0)?;
+        }
+        (0..BUFFERS).for_each(|buffer| buffers.give(buffer));
+        Ok(Self { ring, buffers, ready: false, unwatched: true })
+    }
+
+    /// Submits what is queued and lets the kernel do what it has put off, without waiting.
+    fn run(&mut self) -> io::Result<()> {
+        let queued = self.ring.submission().len() as u32;
+        // SAFETY: no argument is passed.
+        match unsafe { self.ring.submitter().enter::<()>(queued, 0, ENTER_GETEVENTS, None) } {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Rings with their slots and buffers, as one.
+pub struct Ring {
+    parts: Vec<Part>,
+    /// Slots of each ring; slot `n` is slot `n % slots_each` of ring `n / slots_each`.
+    slots_each: u32,
+    listener: OwnedFd,
     /// The bytes under way in each slot; unchanged while a send is in flight.
     sending: ManuallyDrop<Vec<Vec<u8>>>,
     in_flight: Vec<bool>,
 }
 
 impl Ring {
-    /// A ring with `slots` slots, which accepts from `listener`.
+    /// `slots` slots, at most `slots_each_max` of them in one ring, which accept from `listener`.
     ///
     /// # Errors
-    /// When the kernel forbids io_uring, or `slots` is above the descriptor limit.
-    pub fn new(listener: OwnedFd, slots: u32) -> io::Result<Self> {
-        let mut builder = IoUring::builder();
-        builder.setup_single_issuer().setup_defer_taskrun().setup_submit_all().setup_cqsize(COMPLETIONS);
-        let ring: IoUring = builder.build(SUBMISSIONS)?;
-        ring.submitter().register_files_sparse(slots)?;
-        let buffers = Buffers::new();
-        // SAFETY: the entries are page-aligned, as many as said, and never freed.
-        unsafe {
-            ring.submitter().register_buf_ring_with_flags(buffers.entries as u64, BUFFERS, BUFFER_GROUP, 0)?;
-        }
+    /// When the kernel forbids io_uring, or `slots_each_max` is above the descriptor limit.
+    pub fn new(listener: OwnedFd, slots: u32, slots_each_max: u32) -> io::Result<Self> {
+        let rings = slots.div_ceil(slots_each_max).max(1);
+        let slots_each = slots.div_ceil(rings);
+        let parts = (0..rings).map(|_| Part::new(slots_each)).collect::<io::Result<_>>()?;
         let sending = ManuallyDrop::new(vec![Vec::new(); slots as usize]);
-        let mut ring = Self { ring, listener, buffers, sending, in_flight: vec![false; slots as usize] };
-        (0..BUFFERS).for_each(|buffer| ring.buffers.give(buffer));
-        Ok(ring)
+        Ok(Self { parts, slots_each, listener, sending, in_flight: vec![false; slots as usize] })
     }
 
     /// Waits for the next connection in this slot.
@@ -87,7 +122,7 @@ impl Ring {
     /// # Errors
     /// Those of io_uring_enter(2), when the queue was full.
     pub fn accept(&mut self, slot: u32) -> io::Result<()> {
-        let destination = DestinationSlot::try_from_slot_target(slot).ok();
+        let destination = DestinationSlot::try_from_slot_target(self.fixed(slot)).ok();
         let entry = opcode::Accept::new(Fd(self.listener.as_raw_fd()), std::ptr::null_mut(), std::ptr::null_mut())
             .file_index(destination)
             .build();
@@ -99,7 +134,7 @@ impl Ring {
     /// # Errors
     /// Those of io_uring_enter(2), when the queue was full.
     pub fn receive(&mut self, slot: u32) -> io::Result<()> {
-        self.push(Operation::Receive, slot, opcode::RecvMulti::new(Fixed(slot), BUFFER_GROUP).build())
+        self.push(Operation::Receive, slot, opcode::RecvMulti::new(Fixed(self.fixed(slot)), BUFFER_GROUP).build())
     }
 
     /// True while a send of this slot is under way.
@@ -116,10 +151,11 @@ impl Ring {
         if self.in_flight[index] || bytes.is_empty() {
             return Ok(());
         }
+        let fixed = Fixed(self.fixed(slot));
         let sending = &mut self.sending[index];
         sending.clear();
         std::mem::swap(sending, bytes);
-        let entry = opcode::Send::new(Fixed(slot), sending.as_ptr(), sending.len() as u32)
+        let entry = opcode::Send::new(fixed, sending.as_ptr(), sending.len() as u32)
             .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
             .build();
         self.in_flight[index] = true;
@@ -131,7 +167,7 @@ impl Ring {
     /// # Errors
     /// Those of io_uring_enter(2), when the queue was full.
     pub fn shutdown(&mut self, slot: u32) -> io::Result<()> {
-        self.push(Operation::Shutdown, slot, opcode::Shutdown::new(Fixed(slot), libc::SHUT_RDWR).build())
+        self.push(Operation::Shutdown, slot, opcode::Shutdown::new(Fixed(self.fixed(slot)), libc::SHUT_RDWR).build())
     }
 
     /// Frees the slot. Only when nothing of it is under way.
@@ -139,7 +175,7 @@ impl Ring {
     /// # Errors
     /// Those of io_uring_enter(2), when the queue was full.
     pub fn close(&mut self, slot: u32) -> io::Result<()> {
-        self.push(Operation::Close, slot, opcode::Close::new(Fixed(slot)).build())
+        self.push(Operation::Close, slot, opcode::Close::new(Fixed(self.fixed(slot))).build())
     }
 
     /// Submits what is queued, without waiting.
@@ -147,21 +183,66 @@ impl Ring {
     /// # Errors
     /// Those of io_uring_enter(2).
     pub fn submit(&mut self) -> io::Result<()> {
-        self.ring.submit().map(drop)
+        for part in &mut self.parts {
+            if !part.ring.submission().is_empty() {
+                part.ring.submit()?;
+            }
+        }
+        Ok(())
     }
 
-    /// Submits, waits for at least one completion, and takes at most `limit` of them.
+    /// Submits, waits for at least one completion, and takes at most `limit` of them from each ring.
     ///
     /// # Errors
     /// Those of io_uring_enter(2) other than EINTR.
     pub fn turn(&mut self, limit: usize, into: &mut Vec<Completion>) -> io::Result<()> {
         into.clear();
-        match self.ring.submit_and_wait(1) {
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+        self.watch_others()?;
+        for part in &mut self.parts[1..] {
+            if !part.ring.submission().is_empty() {
+                part.ring.submit()?;
+            }
         }
-        for entry in self.ring.completion().take(limit) {
+        if self.parts.iter().any(|part| part.ready) {
+            self.parts[0].run()?;
+        } else {
+            match self.parts[0].ring.submit_and_wait(1) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+        }
+        self.take(0, limit, into);
+        for number in 1..self.parts.len() {
+            if self.parts[number].ready {
+                self.parts[number].run()?;
+                self.take(number, limit, into);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the first ring say when another one has something to do.
+    fn watch_others(&mut self) -> io::Result<()> {
+        for number in 1..self.parts.len() {
+            if std::mem::take(&mut self.parts[number].unwatched) {
+                let fd = Fd(self.parts[number].ring.as_raw_fd());
+                let poll = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build();
+                self.push_to(0, Operation::Nested, number as u32, poll)?;
+                // What it had before the poll was armed is no news to the poll.
+                self.parts[number].ready = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the completions of one ring; it stays ready while there are more.
+    fn take(&mut self, number: usize, limit: usize, into: &mut Vec<Completion>) {
+        let first_buffer = number as u16 * BUFFERS;
+        for _ in 0..limit {
+            let Some(entry) = self.parts[number].ring.completion().next() else {
+                self.parts[number].ready = false;
+                return;
+            };
             let slot = entry.user_data() as u32;
             let result = entry.result();
             into.push(match Operation::ALL[(entry.user_data() >> 32) as usize] {
@@ -169,7 +250,7 @@ impl Ring {
                 Operation::Receive => match cqueue::buffer_select(entry.flags()) {
                     Some(buffer) if result > 0 => {
                         let more = cqueue::more(entry.flags());
-                        Completion::Received { slot, buffer, bytes: result as usize, more }
+                        Completion::Received { slot, buffer: first_buffer + buffer, bytes: result as usize, more }
                     }
                     _ => Completion::Ended { slot, errno: -result },
                 },
@@ -179,29 +260,45 @@ impl Ring {
                 }
                 Operation::Shutdown => continue,
                 Operation::Close => Completion::Closed { slot },
+                Operation::Nested => {
+                    let nested = &mut self.parts[slot as usize];
+                    nested.ready = true;
+                    nested.unwatched |= !cqueue::more(entry.flags());
+                    continue;
+                }
             });
         }
-        Ok(())
+        self.parts[number].ready = true;
     }
 
     /// What a [`Completion::Received`] brought.
     pub fn received(&mut self, buffer: u16, bytes: usize) -> &mut [u8] {
-        self.buffers.slice(buffer, bytes)
+        self.parts[usize::from(buffer / BUFFERS)].buffers.slice(buffer % BUFFERS, bytes)
     }
 
     /// Gives the buffer of a [`Completion::Received`] back to the kernel.
     pub fn recycle(&mut self, buffer: u16) {
-        self.buffers.give(buffer);
+        self.parts[usize::from(buffer / BUFFERS)].buffers.give(buffer % BUFFERS);
+    }
+
+    /// The slot's number within its ring.
+    fn fixed(&self, slot: u32) -> u32 {
+        slot % self.slots_each
     }
 
     fn push(&mut self, operation: Operation, slot: u32, entry: squeue::Entry) -> io::Result<()> {
+        self.push_to((slot / self.slots_each) as usize, operation, slot, entry)
+    }
+
+    fn push_to(&mut self, number: usize, operation: Operation, slot: u32, entry: squeue::Entry) -> io::Result<()> {
         let entry = entry.user_data((operation as u64) << 32 | u64::from(slot));
-        if self.ring.submission().is_full() {
-            self.ring.submit()?;
+        let ring = &mut self.parts[number].ring;
+        if ring.submission().is_full() {
+            ring.submit()?;
         }
         // SAFETY: the only memory an entry points to is `sending[slot]`, which is neither changed nor freed before the
-        // send's completion, and the listener, which the ring owns.
-        unsafe { self.ring.submission().push(&entry) }.map_err(io::Error::other)
+        // send's completion; the listener and the other rings, whose descriptors it names, live as long as this one.
+        unsafe { ring.submission().push(&entry) }.map_err(io::Error::other)
     }
 }
 
