@@ -160,8 +160,10 @@ shard_metrics! {
 }
 
 /// Upper bounds of the latency histogram, in microseconds.
-const LATENCY_BOUNDS_US: [u64; 16] =
-    [50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 5_000_000, 30_000_000];
+const LATENCY_BOUNDS_US: [u64; 16] = [
+    50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 5_000_000,
+    30_000_000,
+];
 
 /// Time from the arrival of a message's bytes until its deliveries were handed to the kernel.
 #[derive(Debug, Default)]
@@ -255,7 +257,12 @@ pub fn render(node_id: &str, shards: &[&ShardMetrics], host: &HostMetrics) -> St
     }
     latency(&mut out, shards);
     for (name, kind, help, cell) in [
-        ("ringmesh_listen_overflows_total", Kind::Counter, "Times any listen queue of this host was full.", &host.listen_overflows),
+        (
+            "ringmesh_listen_overflows_total",
+            Kind::Counter,
+            "Times any listen queue of this host was full.",
+            &host.listen_overflows,
+        ),
         ("ringmesh_listen_drops_total", Kind::Counter, "SYNs that listeners of this host dropped.", &host.listen_drops),
         ("process_resident_memory_bytes", Kind::Gauge, "Resident memory of the process.", &host.resident_bytes),
     ] {

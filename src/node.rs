@@ -3,7 +3,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicU8, AtomicU32, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -103,8 +106,10 @@ pub enum Stage {
     Running,
     /// Not ready for load balancers, and serving on.
     Draining,
-    /// Not accepting; clients are told to go.
+    /// Not accepting, and handling nothing that clients say; what was accepted before is brought to its receivers.
     Stopping,
+    /// Clients are told to go.
+    Closing,
 }
 
 /// What the shards of a node share: numbers, each written without a lock.
@@ -117,6 +122,8 @@ pub struct Node {
     connections_max: u32,
     /// Upgraded connections, and those that are being upgraded.
     reserved: AtomicU32,
+    /// For each shard, while the node stops: since which of its turns nothing of it is on its way; 0 while something is.
+    quiet_since: Vec<AtomicU64>,
     shards: Vec<&'static ShardMetrics>,
     host: HostMetrics,
 }
@@ -130,6 +137,7 @@ impl Node {
             shards_up: AtomicU32::new(0),
             connections_max,
             reserved: AtomicU32::new(0),
+            quiet_since: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             // The shards' counters live as long as the process.
             shards: (0..shards).map(|_| &*Box::leak(Box::default())).collect(),
             host: HostMetrics::default(),
@@ -153,12 +161,31 @@ impl Node {
             0 => Stage::Starting,
             1 => Stage::Running,
             2 => Stage::Draining,
-            _ => Stage::Stopping,
+            3 => Stage::Stopping,
+            _ => Stage::Closing,
         }
     }
 
     pub(crate) fn set_stage(&self, stage: Stage) {
         self.stage.store(stage as u8, Relaxed);
+    }
+
+    /// Said by a shard of a stopping node: since which of its turns (from 1) nothing of it is on its way to another
+    /// shard; 0 when something is. Once that holds for all, clients are told to go.
+    pub fn set_quiet_since(&self, shard: ShardId, turn: u64) {
+        self.quiet_since[shard.index()].store(turn, SeqCst);
+        let look = || self.quiet_since.iter().map(|since| since.load(SeqCst)).collect::<Vec<_>>();
+        // A shard that was quiet may have been woken by another that became quiet since: only two looks that see the
+        // same prove that there was a moment at which all were quiet, and then all stay so.
+        let first = look();
+        if !first.contains(&0) && first == look() {
+            self.tell_clients_to_go();
+        }
+    }
+
+    /// Begins the last stage.
+    pub fn tell_clients_to_go(&self) {
+        self.set_stage(Stage::Closing);
     }
 
     /// Said by each shard once it accepts.

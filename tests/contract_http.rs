@@ -351,7 +351,8 @@ fn one_address_may_ask_so_often_over_all_shards() {
     for _ in 0..8 {
         let response = ask_from(&gateway, source(1), "late");
         assert_eq!(response.status, 429);
-        assert!((1..=60).contains(&response.retry_after()), "{response:?}");
+        // The window may slide in steps, and seconds are rounded up.
+        assert!((1..=61).contains(&response.retry_after()), "{response:?}");
     }
     // Another address has its own count, and what is no `/ws` is not counted at all.
     assert_eq!(ask_from(&gateway, source(2), "bob").status, 101);
@@ -387,6 +388,8 @@ fn the_window_passes() {
     };
     assert_eq!(refused.status, 429);
     // The answer says how long to wait; a client that obeys is let in.
+    // Being patient is what is tested.
+    #[allow(clippy::disallowed_methods)]
     std::thread::sleep(Duration::from_secs(refused.retry_after()));
     let mut client = Client::connect_from(Some(source), gateway.addr, "alice");
     client.expect_pong();

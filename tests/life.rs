@@ -49,6 +49,7 @@ fn what_was_accepted_is_flushed_before_the_end() {
         }
         target.expect_close(1012);
     }
+    alice.expect_close(1012);
     assert_eq!(gateway.wait_for_exit(DEADLINE).code(), Some(0));
 }
 
@@ -127,17 +128,37 @@ fn a_shard_thread(pid: Pid) -> (Pid, String) {
     shards.min().expect("a thread that is named after its shard")
 }
 
+/// A thread that a debugger holds; the process's other threads run on.
+struct Stopped(Pid);
+
+impl Stopped {
+    fn stop(thread: Pid) -> Stopped {
+        ptrace::seize(thread, ptrace::Options::empty()).expect("ptrace of a child (CAP_SYS_PTRACE in a container)");
+        ptrace::interrupt(thread).expect("the thread is stopped");
+        Stopped(thread)
+    }
+
+    /// Takes note of the thread's end; before its tracer has done that, the process can't be reaped.
+    fn wait_for_end(&self) {
+        let _ = waitpid(self.0, Some(WaitPidFlag::__WALL));
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // A test that fails lets go, so that the process can be killed and reaped.
+        let _ = ptrace::detach(self.0, None);
+    }
+}
+
 #[test]
 fn a_shard_that_stands_still_ends_the_process_with_a_message_that_names_it() {
     let mut gateway = Gateway::start();
     let client = gateway.client("alice");
     let (thread, number) = a_shard_thread(gateway.pid());
-    // Stopping one thread of a process takes a debugger; the process's other threads run on.
-    ptrace::seize(thread, ptrace::Options::empty()).expect("ptrace of a child (CAP_SYS_PTRACE in a container)");
-    ptrace::interrupt(thread).expect("the thread is stopped");
+    let stopped = Stopped::stop(thread);
     gateway.wait_for_end_of_log(DEADLINE_SLOW);
-    // The tracer must take note of the thread's end, or the process is never reaped.
-    let _ = waitpid(thread, Some(WaitPidFlag::__WALL));
+    stopped.wait_for_end();
     let status = gateway.wait_for_exit(DEADLINE);
     assert!(status.code().is_some_and(|code| code != 0) || status.signal() == Some(6), "{status}");
     let log = gateway.log();

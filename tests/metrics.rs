@@ -5,7 +5,6 @@ mod support;
 
 use std::time::Duration;
 
-use serde_json::json;
 use support::metrics::Metrics;
 use support::raw::{frame, text};
 use support::{DEADLINE, Gateway, eventually, http};

@@ -77,7 +77,7 @@ impl Rng {
     }
 
     fn one_in(&mut self, odds: u64) -> bool {
-        self.next() % odds == 0
+        self.next().is_multiple_of(odds)
     }
 }
 

@@ -15,24 +15,148 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// The scenarios, and the control server.
+/// The scenarios, and what is done with their results.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Every connection keeps --inflight questions unanswered.
+    /// A scenario.
+    #[command(flatten)]
+    Scenario(Box<Scenario>),
+    /// The control: a bare io_uring loop of the gateway's system calls, the limit that the interface sets.
+    Control(ControlArgs),
+    /// Two result files against each other: what changed by more than chance does.
+    Compare {
+        /// The result file to compare with.
+        before: PathBuf,
+        /// The newer one.
+        after: PathBuf,
+    },
+    /// Steps the rate of a scenario up until a threshold breaks.
+    Search(SearchArgs),
+    /// Many scenarios, each against a fresh server, with a table of verdicts at the end.
+    Suite(SuiteArgs),
+    /// Our node, the control and other servers by the same hand, interleaved.
+    Peers(PeersArgs),
+    /// Waits for a coordinator, and takes part in its runs.
+    Agent(AgentArgs),
+    /// Runs a scenario on several agents at once, and merges what they saw.
+    Coordinate(CoordinateArgs),
+}
+
+/// How a search is done.
+#[derive(Clone, Debug, Args)]
+pub struct SearchArgs {
+    /// The first rate, in messages a second.
+    #[arg(long, default_value = "1k", value_parser = parse_rate)]
+    pub from: f64,
+    /// The last rate.
+    #[arg(long, default_value = "10M", value_parser = parse_rate)]
+    pub to: f64,
+    /// Each rate is so many times the one before.
+    #[arg(long, default_value_t = 1.5)]
+    pub factor: f64,
+    /// Halvings of the interval in which a threshold broke.
+    #[arg(long, default_value_t = 3)]
+    pub refinements: u32,
+    /// The scenario with its arguments, --threshold among them.
+    #[arg(last = true, required = true)]
+    pub scenario: Vec<String>,
+}
+
+/// Which suite, against what.
+#[derive(Clone, Debug, Args)]
+pub struct SuiteArgs {
+    /// Which one.
+    #[arg(value_enum)]
+    pub suite: SuiteName,
+    /// The server's command, with {listen}, {port} and {shards} where they belong; a bare path is this project's node.
+    #[arg(long, default_value = "target/release/ringmesh")]
+    pub server_cmd: String,
+    /// Only the cases whose names contain one of these.
+    #[arg(long, value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Measure each case so often, for `compare`.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repeat: u32,
+    /// Do not measure the control beside it.
+    #[arg(long)]
+    pub without_control: bool,
+    /// The folder for JSON and HTML.
+    #[arg(long, default_value = "bench/results")]
+    pub results: PathBuf,
+}
+
+/// The suites.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum SuiteName {
+    /// About two minutes.
+    Quick,
+    /// The whole table, about ten minutes.
+    Full,
+    /// 100,000 connections, about five minutes.
+    #[value(name = "100k")]
+    HundredK,
+}
+
+/// Which servers are measured beside each other.
+#[derive(Clone, Debug, Args)]
+pub struct PeersArgs {
+    /// Our node's command, as for `suite`.
+    #[arg(long, default_value = "target/release/ringmesh")]
+    pub server_cmd: String,
+    /// Where bench/peers/build.sh has put the others.
+    #[arg(long, default_value = "bench/peers/target")]
+    pub peers: PathBuf,
+    /// Rounds: in each, every server has its turn.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+    /// The measured window of each run.
+    #[arg(long, default_value = "4s", value_parser = parse_duration)]
+    pub duration: Duration,
+    /// Only these servers.
+    #[arg(long, value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// The folder for JSON and HTML.
+    #[arg(long, default_value = "bench/results")]
+    pub results: PathBuf,
+}
+
+/// Where an agent waits.
+#[derive(Clone, Debug, Args)]
+pub struct AgentArgs {
+    /// Where to listen. Whoever reaches it can have this machine send load anywhere: keep it within a trusted network.
+    #[arg(long, default_value = "127.0.0.1:7070")]
+    pub listen: SocketAddr,
+}
+
+/// Which agents do what.
+#[derive(Clone, Debug, Args)]
+pub struct CoordinateArgs {
+    /// The agents' addresses.
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub agents: Vec<SocketAddr>,
+    /// The scenario with its arguments; connections and rate are divided among the agents.
+    #[arg(last = true, required = true)]
+    pub scenario: Vec<String>,
+}
+
+/// The scenarios.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Scenario {
+    /// Questions and answers: --inflight for each connection, or --rate in all.
     Echo {
         #[command(flatten)]
         load: Load,
         #[command(flatten)]
         talk: Talk,
     },
-    /// Users in pairs, each with --inflight messages under way to the other.
+    /// Users in pairs, each with --inflight messages under way to the other, or --rate in all.
     Unicast {
         #[command(flatten)]
         load: Load,
         #[command(flatten)]
         talk: Talk,
     },
-    /// One user broadcasts to all connections.
+    /// One user broadcasts to all connections, or --rate times a second.
     Fanout {
         #[command(flatten)]
         load: Load,
@@ -48,27 +172,111 @@ pub enum Command {
         #[command(flatten)]
         load: Load,
     },
+    /// The same, --connect-rate connections a second.
+    Ramp {
+        #[command(flatten)]
+        load: Load,
+    },
     /// Hold connections, then see whether each one still answers.
     Idle {
         #[command(flatten)]
         load: Load,
     },
-    /// The control: a bare io_uring loop of the gateway's system calls, the limit that the interface sets.
-    Control(ControlArgs),
+    /// Some of the connections leave in each second and come back, beside users that talk.
+    Churn {
+        #[command(flatten)]
+        load: Load,
+        #[command(flatten)]
+        crowd: CrowdArgs,
+    },
+    /// Readers that do not read, among users that do.
+    Slow {
+        #[command(flatten)]
+        load: Load,
+        #[command(flatten)]
+        crowd: CrowdArgs,
+    },
+    /// All silent connections are cut off at once, and come back.
+    Reconnect {
+        #[command(flatten)]
+        load: Load,
+        #[command(flatten)]
+        crowd: CrowdArgs,
+    },
+    /// A day's mixture: an idle mass, pairs that talk, broadcasts, connections that come and go.
+    Mixed {
+        #[command(flatten)]
+        load: Load,
+        #[command(flatten)]
+        crowd: CrowdArgs,
+    },
+}
+
+impl Scenario {
+    /// Its name on the command line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Echo { .. } => "echo",
+            Self::Unicast { .. } => "unicast",
+            Self::Fanout { .. } => "fanout",
+            Self::Storm { .. } => "storm",
+            Self::Ramp { .. } => "ramp",
+            Self::Idle { .. } => "idle",
+            Self::Churn { .. } => "churn",
+            Self::Slow { .. } => "slow",
+            Self::Reconnect { .. } => "reconnect",
+            Self::Mixed { .. } => "mixed",
+        }
+    }
+
+    /// What every scenario takes.
+    pub fn load(&self) -> &Load {
+        match self {
+            Self::Echo { load, .. }
+            | Self::Unicast { load, .. }
+            | Self::Fanout { load, .. }
+            | Self::Storm { load }
+            | Self::Ramp { load }
+            | Self::Idle { load }
+            | Self::Churn { load, .. }
+            | Self::Slow { load, .. }
+            | Self::Reconnect { load, .. }
+            | Self::Mixed { load, .. } => load,
+        }
+    }
+
+    /// The same, to change.
+    pub fn load_mut(&mut self) -> &mut Load {
+        match self {
+            Self::Echo { load, .. }
+            | Self::Unicast { load, .. }
+            | Self::Fanout { load, .. }
+            | Self::Storm { load }
+            | Self::Ramp { load }
+            | Self::Idle { load }
+            | Self::Churn { load, .. }
+            | Self::Slow { load, .. }
+            | Self::Reconnect { load, .. }
+            | Self::Mixed { load, .. } => load,
+        }
+    }
 }
 
 /// What every scenario takes.
 #[derive(Clone, Debug, Args)]
 pub struct Load {
-    /// Where the server listens; user_id is added to the query.
-    #[arg(long, default_value = "ws://127.0.0.1:8080/ws")]
-    pub url: String,
+    /// Where the server listens; user_id is added to the query. Several URLs (a cluster) are used in turn.
+    #[arg(long, default_value = "ws://127.0.0.1:8080/ws", value_delimiter = ',')]
+    pub url: Vec<String>,
     /// Connections.
     #[arg(long, short = 'c', default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..1 << 24))]
     pub connections: u32,
     /// The measured window, such as 10s, 500ms or 2m.
     #[arg(long, short = 'd', default_value = "10s", value_parser = parse_duration)]
     pub duration: Duration,
+    /// Open loop: so many messages a second in all, by a schedule; latency counts from the intended send time.
+    #[arg(long, short = 'r', value_parser = parse_rate)]
+    pub rate: Option<f64>,
     /// Traffic before the window.
     #[arg(long, default_value = "1s", value_parser = parse_duration)]
     pub warmup: Duration,
@@ -90,6 +298,9 @@ pub struct Load {
     /// Connections that are being made at the same time.
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
     pub concurrency: u32,
+    /// Connections begun in a second at most.
+    #[arg(long, value_parser = parse_rate)]
+    pub connect_rate: Option<f64>,
     /// A connection not ready by then has failed.
     #[arg(long, default_value = "10s", value_parser = parse_duration)]
     pub connect_timeout: Duration,
@@ -99,9 +310,30 @@ pub struct Load {
     /// User ids are this and a number.
     #[arg(long, default_value = "bench-")]
     pub user_prefix: String,
-    /// Where to write the result as JSON.
+    /// The number of the first user: give several generators ranges of their own.
+    #[arg(long, default_value_t = 0)]
+    pub users_from: u32,
+    /// Conditions for the exit code 0, such as 'p99<100ms,errors=0'.
+    #[arg(long, default_value = "")]
+    pub threshold: String,
+    /// Measure so often, for `compare`.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub repeat: u32,
+    /// What to call the run in tables and result files.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Where to write the results as JSON.
     #[arg(long)]
     pub json: Option<PathBuf>,
+    /// Where to write them as a page with charts.
+    #[arg(long)]
+    pub html: Option<PathBuf>,
+    /// A folder for both, under a name that begins with the date, such as bench/results.
+    #[arg(long)]
+    pub results: Option<PathBuf>,
+    /// Show no line while the run goes on.
+    #[arg(long)]
+    pub quiet: bool,
 }
 
 /// What scenarios take in which all connections talk.
@@ -113,6 +345,23 @@ pub struct Talk {
     /// Only so many of the connections talk, the others are idle.
     #[arg(long)]
     pub active: Option<u32>,
+}
+
+/// Who does what among mixed connections; each scenario has its own defaults.
+#[derive(Clone, Debug, Args)]
+pub struct CrowdArgs {
+    /// Connections that talk in pairs, --rate messages a second in all.
+    #[arg(long)]
+    pub active: Option<u32>,
+    /// Broadcasts a second.
+    #[arg(long)]
+    pub broadcasts: Option<f64>,
+    /// Percent of the connections that leave in each second, to come back at once.
+    #[arg(long)]
+    pub leave_percent: Option<f64>,
+    /// Connections that do not read.
+    #[arg(long)]
+    pub slow: Option<u32>,
 }
 
 /// How the control server is run.
@@ -159,6 +408,15 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
         _ => return Err(format!("{text:?} needs a unit: ms, s, m or h")),
     };
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let (digits, factor) = match text.strip_suffix('k') {
+        Some(digits) => (digits, 1e3),
+        None => text.strip_suffix('M').map_or((text, 1.0), |digits| (digits, 1e6)),
+    };
+    let rate = digits.parse::<f64>().map_err(|_| format!("{text:?} is no number"))? * factor;
+    if rate > 0.0 && rate.is_finite() { Ok(rate) } else { Err(format!("{text:?} is not above 0")) }
 }
 
 fn parse_cpus(text: &str) -> Result<CpuList, String> {

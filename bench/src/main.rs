@@ -1,41 +1,60 @@
 //! `ringmesh-bench`: a load generator and benchmark harness for WebSocket gateways.
 //!
 //! # Layout
-//! Pure: [`frame`], [`handshake`], [`stamp`], [`sequence`], [`stats`], [`report`]. The rim: [`sys`] (the only unsafe code),
-//! [`net`] (one worker's sockets), [`run`] (the workers and their phases), [`proc`] (what /proc says), [`control`]
-//! (a server to compare with). [`scenario`] says what the connections do.
+//! Pure: [`frame`], [`handshake`], [`stamp`], [`sequence`], [`pace`], [`stats`], [`timeline`], [`report`], [`threshold`],
+//! [`verdict`], [`table`], [`chart`], [`html`], [`compare`]. The rim: [`sys`] (the only unsafe code), [`net`] (one worker's sockets), [`run`] (the workers
+//! and their phases), [`proc`] and [`machine`] (what /proc says), [`results`] (files), [`control`] (a server to compare
+//! with). [`scenario`] says what the connections do, [`launch`] makes a report of a command line;
+//! [`search`], [`suite`], [`peers`] (with [`server`]) and [`agent`] make many.
 #![warn(missing_docs)]
 
+mod agent;
+mod chart;
 mod cli;
+mod compare;
 mod control;
 mod frame;
 mod handshake;
+mod html;
+mod launch;
+mod machine;
 mod net;
+mod pace;
+mod peers;
 mod proc;
 mod report;
+mod results;
 mod run;
 mod scenario;
+mod search;
 mod sequence;
+mod server;
 mod stamp;
 mod stats;
+mod suite;
 mod sys;
+mod table;
+mod threshold;
+mod timeline;
+mod verdict;
 
+use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use clap::Parser as _;
 
-use cli::{Cli, Command, Load, Talk};
-use handshake::{Target, TargetError};
-use net::Driver;
-use report::Report;
-use run::{Plan, Receivers, RunError, Window};
-use scenario::{Echo, Fanout, Idle, Pacing, Question, Storm, Unicast};
+use agent::AgentError;
+use chart::Chart;
+use cli::{Cli, Command, Scenario, SearchArgs, SuiteName};
+use launch::LaunchError;
+use results::{Results, ResultsError};
+use run::RunError;
+use suite::SuiteError;
+use verdict::Outcome;
 
-/// The run gave a result, but connections or messages went wrong.
-const EXIT_BROKEN: u8 = 1;
-/// The generator itself failed.
+/// A threshold broke.
+const EXIT_FAIL: u8 = 1;
+/// The generator was not up to the load, or failed.
 const EXIT_INVALID: u8 = 2;
 /// Nobody answers at the address.
 const EXIT_UNREACHABLE: u8 = 3;
@@ -45,23 +64,33 @@ const EXIT_USAGE: u8 = 64;
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
-    Target(#[from] TargetError),
-    #[error(transparent)]
-    Run(#[from] RunError),
+    Launch(#[from] LaunchError),
     #[error("control: {0}")]
     Control(#[from] control::ControlError),
-    #[error("cannot write {path}: {source}")]
-    Json { path: String, source: std::io::Error },
-    #[error("{0}")]
-    Usage(String),
+    #[error(transparent)]
+    Results(#[from] ResultsError),
+    #[error(transparent)]
+    Suite(#[from] SuiteError),
+    #[error(transparent)]
+    Agent(#[from] AgentError),
 }
 
 impl Failure {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Run(RunError::Unreachable { .. }) => EXIT_UNREACHABLE,
-            Self::Run(RunError::Worker(_)) | Self::Control(_) | Self::Json { .. } => EXIT_INVALID,
-            Self::Target(_) | Self::Usage(_) => EXIT_USAGE,
+            Self::Launch(error)
+            | Self::Suite(SuiteError::Launch(_, error))
+            | Self::Agent(AgentError::Launch(error)) => match error {
+                LaunchError::Run(RunError::Unreachable { .. }) => EXIT_UNREACHABLE,
+                LaunchError::Run(RunError::Worker(_)) => EXIT_INVALID,
+                LaunchError::Target(_) | LaunchError::Threshold(_) | LaunchError::Usage(_) => EXIT_USAGE,
+            },
+            Self::Suite(SuiteError::Server(_)) | Self::Agent(AgentError::Network(..)) => EXIT_UNREACHABLE,
+            Self::Agent(AgentError::Part(..) | AgentError::Format(..)) => EXIT_INVALID,
+            Self::Control(_) | Self::Results(ResultsError::Write { .. }) | Self::Suite(SuiteError::Own(_)) => {
+                EXIT_INVALID
+            }
+            Self::Results(_) | Self::Agent(AgentError::Arguments(_) | AgentError::NotDivisible(_)) => EXIT_USAGE,
         }
     }
 }
@@ -76,7 +105,7 @@ fn main() -> ExitCode {
         }
     };
     match execute(cli.command) {
-        Ok(code) => code,
+        Ok(outcome) => ExitCode::from(exit_code(outcome)),
         Err(failure) => {
             eprintln!("ringmesh-bench: {failure}");
             ExitCode::from(failure.exit_code())
@@ -84,90 +113,108 @@ fn main() -> ExitCode {
     }
 }
 
-fn execute(command: Command) -> Result<ExitCode, Failure> {
+fn exit_code(outcome: Outcome) -> u8 {
+    match outcome {
+        Outcome::Pass => 0,
+        Outcome::Fail => EXIT_FAIL,
+        Outcome::Invalid => EXIT_INVALID,
+    }
+}
+
+fn execute(command: Command) -> Result<Outcome, Failure> {
     match command {
-        Command::Echo { load, talk } => {
-            let (question, Talk { inflight, active }) = (question(&load), talk);
-            let active = active.unwrap_or(load.connections);
-            measure("echo", &load, Window::Traffic, Receivers::One, |_, _| {
-                move |_, connections| Echo::new(question, inflight, active, connections)
-            })
-        }
-        Command::Unicast { load, talk } => {
-            let active = talk.active.unwrap_or(load.connections);
-            if load.raw || active < 2 {
-                return Err(Failure::Usage("unicast needs the gateway's JSON and at least two users".to_owned()));
-            }
-            measure("unicast", &load, Window::Traffic, Receivers::One, |load, _| {
-                let (prefix, payload) = (load.user_prefix.clone(), load.payload);
-                move |_, connections| Unicast::new(&prefix, payload, talk.inflight, active, connections)
-            })
-        }
-        Command::Fanout { load, outstanding, burst } => {
-            let pacing = burst.map_or(Pacing::Outstanding(outstanding), Pacing::Burst);
-            measure("fanout", &load, Window::Traffic, Receivers::All, |load, workers| {
-                let progress = Arc::new((0..workers).map(|_| AtomicU64::new(0)).collect::<Vec<_>>());
-                let (payload, raw) = (load.payload, load.raw);
-                move |worker, connections| Fanout::new(payload, raw, pacing, worker, Arc::clone(&progress), connections)
-            })
-        }
-        Command::Storm { load } => {
-            let question = question(&load);
-            measure("storm", &load, Window::Connecting, Receivers::One, |_, _| {
-                move |_, connections| Storm::new(question, connections)
-            })
-        }
-        Command::Idle { load } => {
-            let question = question(&load);
-            measure("idle", &load, Window::Traffic, Receivers::One, |_, _| {
-                move |_, connections| Idle::new(question, connections)
-            })
-        }
+        Command::Scenario(scenario) => measure(&scenario),
         Command::Control(args) => {
             control::serve(&args)?;
-            Ok(ExitCode::SUCCESS)
+            Ok(Outcome::Pass)
+        }
+        Command::Compare { before, after } => {
+            print!("{}", compare::table(&Results::read(&before)?, &Results::read(&after)?));
+            Ok(Outcome::Pass)
+        }
+        Command::Search(args) => search(&args),
+        Command::Suite(args) => {
+            let results = suite::run(&args)?;
+            let name = match args.suite {
+                SuiteName::Quick => "quick",
+                SuiteName::Full => "full",
+                SuiteName::HundredK => "100k",
+            };
+            keep(&results, &args.results, name, &[])?;
+            Ok(worst(&results))
+        }
+        Command::Peers(args) => {
+            let results = peers::run(&args)?;
+            keep(&results, &args.results, "peers", &[])?;
+            Ok(worst(&results))
+        }
+        Command::Agent(args) => {
+            agent::serve(&args)?;
+            Ok(Outcome::Pass)
+        }
+        Command::Coordinate(args) => {
+            let report = agent::coordinate(&args)?;
+            print!("{}", table::render(&report));
+            Ok(report.verdict.outcome)
         }
     }
 }
 
-fn question(load: &Load) -> Question {
-    if load.raw { Question::Raw(load.payload) } else { Question::Ping }
+fn worst(results: &Results) -> Outcome {
+    results.runs.iter().map(|run| run.verdict.outcome).max().unwrap_or_default()
 }
 
-/// Runs one scenario, prints its table and writes its JSON.
-fn measure<D, F>(
-    scenario: &str,
-    load: &Load,
-    window: Window,
-    receivers: Receivers,
-    drivers: impl FnOnce(&Load, usize) -> F,
-) -> Result<ExitCode, Failure>
-where
-    D: Driver,
-    F: Fn(usize, usize) -> D,
-{
-    let workers = run::workers_needed(load.threads, load.connections, sys::raise_descriptor_limit());
-    let plan = Plan {
-        target: Target::parse(&load.url)?,
-        connections: load.connections,
-        cpus: load.cpu.clone().map_or_else(Vec::new, |list| list.0),
-        concurrency: load.concurrency as usize,
-        connect_timeout: load.connect_timeout,
-        warmup: load.warmup,
-        duration: load.duration,
-        drain: load.drain,
-        user_prefix: load.user_prefix.clone(),
-        server_pids: load.server_pid.clone(),
-        window,
-        receivers,
-    };
-    let outcome = run::run(&plan, workers, drivers(load, workers))?;
-    let report = Report::new(scenario, load.connections, outcome);
-    print!("{}", report.table());
-    if let Some(path) = &load.json {
-        let failed = |source| Failure::Json { path: path.display().to_string(), source };
-        let text = serde_json::to_string_pretty(&report).map_err(|error| failed(error.into()))?;
-        std::fs::write(path, text + "\n").map_err(failed)?;
+/// Writes the results into a folder, as JSON and as a page.
+fn keep(results: &Results, folder: &Path, name: &str, charts: &[Chart]) -> Result<(), ResultsError> {
+    let stem = folder.join(results.stem(name));
+    let (json, page) = (stem.with_extension("json"), stem.with_extension("html"));
+    results.write(&json)?;
+    results::write_text(&page, &html::page(name, results, charts))?;
+    println!("{}\n{}", json.display(), page.display());
+    Ok(())
+}
+
+/// Steps the rate up, and draws the knee.
+fn search(args: &SearchArgs) -> Result<Outcome, Failure> {
+    let scenario = agent::parse(&args.scenario)?;
+    let range =
+        search::Range { from: args.from, to: args.to, factor: args.factor.max(1.01), refinements: args.refinements };
+    let steps = search::search(&scenario, range, |step| println!("{}", search::line(step)))?;
+    let knee = search::knee(&steps);
+    match knee {
+        Some(rate) => println!("the knee: {rate:.0} messages a second"),
+        None => println!("no rate held"),
     }
-    Ok(if report.errors_total == 0 { ExitCode::SUCCESS } else { ExitCode::from(EXIT_BROKEN) })
+    let chart = search::chart(&steps);
+    let results = Results { machine: machine::describe(), runs: steps.into_iter().map(|step| step.report).collect() };
+    write_files(&results, &scenario, &[chart])?;
+    Ok(if knee.is_some() { Outcome::Pass } else { Outcome::Fail })
+}
+
+/// Writes the files that the scenario's arguments ask for.
+fn write_files(results: &Results, scenario: &Scenario, charts: &[Chart]) -> Result<(), ResultsError> {
+    let load = scenario.load();
+    if let Some(path) = &load.json {
+        results.write(path)?;
+    }
+    if let Some(path) = &load.html {
+        results::write_text(path, &html::page(scenario.name(), results, charts))?;
+    }
+    match &load.results {
+        Some(folder) => keep(results, folder, scenario.name(), charts),
+        None => Ok(()),
+    }
+}
+
+/// Runs one scenario as often as asked, prints its tables and writes its files. The worst outcome counts.
+fn measure(scenario: &Scenario) -> Result<Outcome, Failure> {
+    let load = scenario.load();
+    let mut results = Results { machine: machine::describe(), runs: Vec::new() };
+    for _ in 0..load.repeat {
+        let report = launch::report(scenario)?;
+        print!("{}", table::render(&report));
+        results.runs.push(report);
+    }
+    write_files(&results, scenario, &[])?;
+    Ok(worst(&results))
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::frame::{self, Opcode};
 use crate::handshake::{self, Target};
-use crate::stats::Tally;
+use crate::stats::{Latencies, Tally};
 use crate::sys::{self, Epoll, Readiness};
 
 /// Bytes read at once. What is left of a frame waits in a buffer of its connection's own.
@@ -19,6 +19,11 @@ const READ_BYTES: usize = 256 << 10;
 const EVENTS_MAX: usize = 256;
 /// Connections from one loopback source address, below the 28,000 ports of the usual range.
 const CONNECTIONS_PER_SOURCE: u32 = 15_000;
+
+/// Events handled between two looks at the schedule of an open loop.
+const EVENTS_BETWEEN_TURNS: usize = 32;
+/// Connecting is hopeless when so many attempts failed and fewer succeeded: the rest is not tried.
+const FAILURES_HOPELESS: u64 = 200;
 
 /// Different unexpected messages shown, lest a confused server fills the report.
 const ERROR_NAMES_MAX: usize = 32;
@@ -35,8 +40,18 @@ pub trait Driver: Send {
     fn message(&mut self, net: &mut Net, index: usize, now_ns: u64, payload: &[u8]);
     /// A connection ended before the run did.
     fn closed(&mut self, _net: &mut Net, _index: usize) {}
-    /// Once a turn.
+    /// A connection is gone that the scenario itself had ended with [`Net::leave`].
+    fn left(&mut self, _net: &mut Net, _index: usize) {}
+    /// At least once a turn.
     fn turn(&mut self, _net: &mut Net, _now_ns: u64) {}
+    /// When [`Driver::turn`] must be called at the latest, in nanoseconds of the monotonic clock.
+    fn next_due_ns(&self) -> u64 {
+        u64::MAX
+    }
+    /// True once the scenario has nothing left to do within the window.
+    fn is_finished(&self) -> bool {
+        false
+    }
     /// No new messages from now on; what is under way may still come.
     fn stop(&mut self, _net: &mut Net) {}
     /// True while the scenario has more to do after [`Driver::stop`].
@@ -48,14 +63,16 @@ pub trait Driver: Send {
 /// How a worker connects.
 #[derive(Clone, Debug)]
 pub struct NetConfig {
-    /// The server.
-    pub target: Target,
+    /// The servers, used in turn: pairs of users are split, so that their messages cross.
+    pub targets: Vec<Target>,
     /// The users of this worker's connections, by number.
     pub users: Range<u32>,
     /// What stands before the number in a user id.
     pub user_prefix: String,
     /// Connections under way at the same time.
     pub concurrency: usize,
+    /// Nanoseconds from one attempt to the next at least.
+    pub connect_interval_ns: u64,
     /// A connection that is not ready by then has failed.
     pub connect_timeout: Duration,
 }
@@ -70,13 +87,21 @@ enum State {
     Upgrading,
     /// Upgraded; `ready` may have to be said yet.
     Open,
-    /// Close was sent.
+    /// Close was sent at the end of the run.
     Closing,
+    /// Close was sent because the scenario wants this connection to go.
+    Leaving,
 }
 
 struct Connection {
     state: State,
     ready: bool,
+    /// It was open before.
+    again: bool,
+    /// A reader that does not read: what comes stays in the socket.
+    paused: bool,
+    /// It was paused once.
+    slow: bool,
     dirty: bool,
     generation: u32,
     socket: Option<OwnedFd>,
@@ -102,9 +127,17 @@ pub struct Net {
     /// Connections begun, in order, for the timeout; an entry may be out of date.
     begun: VecDeque<(u64, usize, u32)>,
     next: usize,
+    /// Connections to begin once more.
+    again: VecDeque<usize>,
+    /// Connections that read again; the edges of what lies in their sockets are past.
+    resumed: Vec<usize>,
+    /// When the next connection may be begun, in nanoseconds of the monotonic clock.
+    next_begin_ns: u64,
     under_way: usize,
     open: usize,
     closing: bool,
+    /// Latencies of the current interval of the window.
+    interval: Latencies,
     /// The measured window, in nanoseconds of the monotonic clock.
     pub window: Range<u64>,
     /// What was seen.
@@ -119,7 +152,10 @@ impl Net {
     pub fn new(config: NetConfig) -> io::Result<Self> {
         let connection = |_| Connection {
             state: State::Down,
-            ready: false,
+            ready: true,
+            again: false,
+            paused: false,
+            slow: false,
             dirty: false,
             generation: 0,
             socket: None,
@@ -138,9 +174,13 @@ impl Net {
             dirty: Vec::new(),
             begun: VecDeque::new(),
             next: 0,
+            again: VecDeque::new(),
+            resumed: Vec::new(),
+            next_begin_ns: 0,
             under_way: 0,
             open: 0,
             closing: false,
+            interval: Latencies::default(),
             window: u64::MAX..u64::MAX,
             tally: Tally::default(),
         })
@@ -164,6 +204,10 @@ impl Net {
     /// The number of this connection's user.
     pub fn user(&self, index: usize) -> u32 {
         self.config.users.start + index as u32
+    }
+
+    fn target(&self, index: usize) -> &Target {
+        &self.config.targets[self.user(index) as usize % self.config.targets.len()]
     }
 
     /// This connection is upgraded and not ended.
@@ -208,10 +252,43 @@ impl Net {
     /// One message of the scenario came at `now_ns`, after `latency_ns`.
     pub fn received(&mut self, now_ns: u64, latency_ns: u64, payload_bytes: usize) {
         self.tally.received += 1;
+        self.count(now_ns, latency_ns, payload_bytes);
+    }
+
+    /// One message came that nobody counted on, such as a broadcast to a connection that comes and goes.
+    pub fn received_extra(&mut self, now_ns: u64, latency_ns: u64, payload_bytes: usize) {
+        self.tally.received_extra += 1;
+        self.count(now_ns, latency_ns, payload_bytes);
+    }
+
+    /// One message of an open loop came, whose sender was `lag_ns` late.
+    pub fn received_paced(&mut self, now_ns: u64, latency_ns: u64, lag_ns: u64, payload_bytes: usize) {
+        self.received(now_ns, latency_ns, payload_bytes);
+        if self.window.contains(&now_ns) {
+            self.tally.service.record(latency_ns.saturating_sub(lag_ns));
+        }
+    }
+
+    /// A message of an open loop is on its way, intended for `intended_ns` and stamped at `now_ns`.
+    pub fn sent_paced(&mut self, intended_ns: u64, now_ns: u64) {
+        if self.window.contains(&intended_ns) {
+            self.tally.window_sent += 1;
+            self.tally.lag.record(now_ns.saturating_sub(intended_ns));
+        }
+    }
+
+    /// Ends an interval of the window, and gives its latencies.
+    pub fn end_interval(&mut self) -> Latencies {
+        let mut interval = std::mem::take(&mut self.interval);
+        self.tally.message.merge_buckets(&interval.buckets());
+        interval
+    }
+
+    fn count(&mut self, now_ns: u64, latency_ns: u64, payload_bytes: usize) {
         if self.window.contains(&now_ns) {
             self.tally.window_received += 1;
             self.tally.window_payload_bytes += payload_bytes as u64;
-            self.tally.message.record(latency_ns);
+            self.interval.record(latency_ns);
         }
     }
 
@@ -224,18 +301,59 @@ impl Net {
         }
     }
 
+    /// Stops reading from this connection: the scenario wants a slow reader. That the server ends it is no error then.
+    pub fn pause(&mut self, index: usize) {
+        self.connections[index].paused = true;
+        self.connections[index].slow = true;
+    }
+
+    /// Reads from this connection again.
+    pub fn resume(&mut self, index: usize) {
+        self.connections[index].paused = false;
+        self.resumed.push(index);
+    }
+
+    /// Ends this connection: with a Close and its answer, or as a crash would. [`Driver::left`] says when it is gone.
+    pub fn leave<D: Driver>(&mut self, driver: &mut D, index: usize, politely: bool) {
+        if self.connections[index].state != State::Open {
+            return;
+        }
+        if politely {
+            self.append_close(index);
+            self.connections[index].state = State::Leaving;
+        } else {
+            self.drop_connection(index);
+            driver.left(self, index);
+        }
+    }
+
+    /// Connects anew with the same identity, as soon as the concurrency allows it.
+    pub fn begin_again(&mut self, index: usize) {
+        if !self.closing {
+            self.connections[index].again = true;
+            self.again.push_back(index);
+        }
+    }
+
+    fn append_close(&mut self, index: usize) {
+        // RFC 6455 7.4.1: 1000, a normal closure.
+        frame::encode(Opcode::Close, &1000_u16.to_be_bytes(), self.out(index));
+    }
+
     /// Says goodbye on every connection, and begins no more.
     pub fn close_all(&mut self) {
         self.closing = true;
         self.next = self.connections.len();
+        self.again.clear();
         for index in 0..self.connections.len() {
             match self.connections[index].state {
+                State::Open if self.connections[index].slow => self.drop_connection(index),
                 State::Open => {
-                    // RFC 6455 7.4.1: 1000, a normal closure.
-                    frame::encode(Opcode::Close, &1000_u16.to_be_bytes(), self.out(index));
+                    self.append_close(index);
                     self.connections[index].state = State::Closing;
                 }
                 State::Connecting | State::Upgrading => self.drop_connection(index),
+                State::Leaving => self.connections[index].state = State::Closing,
                 State::Down | State::Closing => {}
             }
         }
@@ -248,10 +366,17 @@ impl Net {
     pub fn turn<D: Driver>(&mut self, driver: &mut D, scratch: &mut Scratch, timeout: Duration) -> io::Result<()> {
         self.begin_connections();
         self.flush_dirty(driver);
-        self.epoll.wait(timeout, &mut scratch.events)?;
+        while let Some(index) = self.resumed.pop() {
+            self.read(driver, index, &mut scratch.read, true);
+        }
+        let until_due = driver.next_due_ns().saturating_sub(sys::now_ns());
+        self.epoll.wait(timeout.min(Duration::from_nanos(until_due)), &mut scratch.events)?;
         let mut events = std::mem::take(&mut scratch.events);
-        for event in events.drain(..) {
+        for (count, event) in events.drain(..).enumerate() {
             self.handle(driver, event, &mut scratch.read);
+            if (count + 1) % EVENTS_BETWEEN_TURNS == 0 {
+                driver.turn(self, sys::now_ns());
+            }
             self.flush_dirty(driver);
         }
         scratch.events = events;
@@ -265,23 +390,41 @@ impl Net {
     fn begin_connections(&mut self) {
         // A bound for each turn, so that answers are read while a storm goes out.
         for _ in 0..64 {
-            if self.next == self.connections.len() || self.under_way >= self.config.concurrency {
+            let interval_ns = self.config.connect_interval_ns;
+            let waits = interval_ns > 0 && sys::now_ns() < self.next_begin_ns;
+            if waits || self.under_way >= self.config.concurrency {
                 return;
             }
-            let index = self.next;
-            self.next += 1;
+            let index = if self.next < self.connections.len() {
+                if self.tally.failed >= FAILURES_HOPELESS && self.tally.failed > self.tally.opened {
+                    self.tally.failed += (self.connections.len() - self.next) as u64;
+                    self.tally.error("connecting given up: more attempts failed than succeeded");
+                    self.next = self.connections.len();
+                    return;
+                }
+                self.next += 1;
+                self.next - 1
+            } else if let Some(index) = self.again.pop_front() {
+                index
+            } else {
+                return;
+            };
             let user = self.user(index);
-            let source = source_address(self.config.target.address.ip(), user);
+            let address = self.target(index).address;
+            let source = source_address(address.ip(), user);
             let started_ns = sys::now_ns();
+            // The first attempt sets the schedule, the others keep to it.
+            self.next_begin_ns = self.next_begin_ns.max(started_ns.saturating_sub(interval_ns * 64)) + interval_ns;
             let generation = self.connections[index].generation;
             let token = index as u64 | u64::from(generation) << 32;
-            let socket = sys::connect(self.config.target.address, source)
-                .and_then(|socket| self.epoll.add(socket.as_fd(), token).map(|()| socket));
+            let socket =
+                sys::connect(address, source).and_then(|socket| self.epoll.add(socket.as_fd(), token).map(|()| socket));
             match socket {
                 Ok(socket) => {
                     let connection = &mut self.connections[index];
                     connection.socket = Some(socket);
                     connection.state = State::Connecting;
+                    connection.ready = false;
                     connection.started_ns = started_ns;
                     connection.since_ns = started_ns;
                     self.under_way += 1;
@@ -321,8 +464,12 @@ impl Net {
         if event.writable && !self.connections[index].out.is_empty() {
             self.flush(driver, index);
         }
-        if event.readable {
-            self.read(driver, index, buffer);
+        if !self.connections[index].paused {
+            if event.readable {
+                self.read(driver, index, buffer, event.half_closed);
+            }
+        } else if event.ended {
+            self.fail(driver, index, "given up by the server");
         }
     }
 
@@ -335,7 +482,7 @@ impl Net {
         let now_ns = sys::now_ns();
         let user = format!("{}{}", self.config.user_prefix, self.user(index));
         let mut request = Vec::new();
-        self.config.target.append_request(&user, &mut request);
+        self.target(index).append_request(&user, &mut request);
         self.out(index).extend_from_slice(&request);
         let connection = &mut self.connections[index];
         connection.state = State::Upgrading;
@@ -343,7 +490,8 @@ impl Net {
         connection.since_ns = now_ns;
     }
 
-    fn read<D: Driver>(&mut self, driver: &mut D, index: usize, buffer: &mut [u8]) {
+    /// Reads what is there; `to_the_end` when the end of the stream may be among it.
+    fn read<D: Driver>(&mut self, driver: &mut D, index: usize, buffer: &mut [u8], to_the_end: bool) {
         loop {
             let Some(socket) = &self.connections[index].socket else { return };
             let read = match sys::receive(socket, buffer) {
@@ -366,7 +514,7 @@ impl Net {
                 }
             }
             // A short read has emptied the socket: what comes later is a new edge.
-            if read < buffer.len() {
+            if read < buffer.len() && !to_the_end {
                 return;
             }
         }
@@ -410,7 +558,8 @@ impl Net {
         let connection = &mut self.connections[index];
         connection.state = State::Open;
         self.tally.upgrade.record(now_ns - connection.since_ns);
-        self.tally.opened += 1;
+        self.tally.opened += u64::from(!connection.again);
+        self.tally.reopened += u64::from(connection.again);
         self.open += 1;
         if driver.opened(self, index) {
             self.ready(index);
@@ -435,6 +584,10 @@ impl Net {
             }
             Opcode::Pong => {}
             Opcode::Close if self.connections[index].state == State::Closing => self.drop_connection(index),
+            Opcode::Close if self.connections[index].state == State::Leaving => {
+                self.drop_connection(index);
+                driver.left(self, index);
+            }
             Opcode::Close => {
                 let code = frame.payload.first_chunk::<2>().map(|code| u16::from_be_bytes(*code));
                 let name = code.map_or("close without a code".to_owned(), |code| format!("close {code}"));
@@ -470,7 +623,7 @@ impl Net {
 
     /// A connection ended for this reason; while the run closes anyway, that is no error.
     fn fail<D: Driver>(&mut self, driver: &mut D, index: usize, reason: &str) {
-        let state = self.connections[index].state;
+        let Connection { state, slow, again, .. } = self.connections[index];
         self.drop_connection(index);
         if self.closing {
             return;
@@ -481,7 +634,12 @@ impl Net {
                 self.tally.failed += 1;
                 let stage = if state == State::Connecting { "connect" } else { "upgrade" };
                 self.tally.error(&format!("{stage}: {reason}"));
+                if again {
+                    driver.closed(self, index);
+                }
             }
+            State::Leaving => driver.left(self, index),
+            State::Open if slow => self.tally.slow_closed += 1,
             State::Open => {
                 self.tally.closed_early += 1;
                 self.tally.error(&format!("open: {reason}"));
@@ -495,7 +653,7 @@ impl Net {
         if connection.state == State::Down {
             return;
         }
-        if matches!(connection.state, State::Open | State::Closing) {
+        if matches!(connection.state, State::Open | State::Closing | State::Leaving) {
             self.open -= 1;
         }
         if !connection.ready {
@@ -503,6 +661,7 @@ impl Net {
             self.under_way -= 1;
         }
         connection.state = State::Down;
+        connection.paused = false;
         connection.socket = None;
         connection.generation += 1;
         connection.out = Vec::new();

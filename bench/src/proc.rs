@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::sys;
 
@@ -49,28 +49,46 @@ fn parse_schedstat(text: &str) -> Option<(u64, u64)> {
 }
 
 /// Memory at one moment, in bytes.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct MemorySample {
     /// Resident memory of the processes asked about.
     pub rss_bytes: u64,
     /// Kernel slab of the whole machine: sockets of both ends are in there.
     pub slab_bytes: u64,
+    /// What the cgroup of the first process is charged, kernel memory included; 0 where there is no cgroup v2 of its own.
+    pub cgroup_bytes: u64,
 }
 
-/// Memory of these processes and of the kernel now.
+/// Memory of these processes and of the kernel now, exactly: this walks the page tables of the processes.
 pub fn sample_memory(pids: &[u32]) -> MemorySample {
-    let slab_bytes = fs::read_to_string("/proc/meminfo").ok().and_then(|text| kib_field(&text, "Slab:")).unwrap_or(0);
-    MemorySample { rss_bytes: pids.iter().map(|pid| rss_bytes(*pid)).sum(), slab_bytes }
+    let exact = |pid: &u32| {
+        let smaps = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok();
+        smaps.and_then(|text| kib_field(&text, "Rss:")).unwrap_or_else(|| statm_rss_bytes(*pid))
+    };
+    MemorySample { rss_bytes: pids.iter().map(exact).sum(), ..sample_kernel_memory(pids) }
 }
 
-fn rss_bytes(pid: u32) -> u64 {
-    // smaps_rollup walks the page tables; statm's counters lag behind by some pages a thread.
-    let exact = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok().and_then(|text| kib_field(&text, "Rss:"));
-    exact.unwrap_or_else(|| {
-        let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-        let pages = statm.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
-        pages.unwrap_or(0) * sys::page_bytes()
-    })
+/// The same without holding the processes up. The kernel's counters lag behind by some pages a thread.
+pub fn sample_memory_cheaply(pids: &[u32]) -> MemorySample {
+    MemorySample { rss_bytes: pids.iter().map(|pid| statm_rss_bytes(*pid)).sum(), ..sample_kernel_memory(pids) }
+}
+
+fn sample_kernel_memory(pids: &[u32]) -> MemorySample {
+    let slab_bytes = fs::read_to_string("/proc/meminfo").ok().and_then(|text| kib_field(&text, "Slab:")).unwrap_or(0);
+    let cgroup_bytes = pids.first().and_then(|pid| cgroup_bytes(*pid)).unwrap_or(0);
+    MemorySample { rss_bytes: 0, slab_bytes, cgroup_bytes }
+}
+
+fn cgroup_bytes(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
+    fs::read_to_string(format!("/sys/fs/cgroup{path}/memory.current")).ok()?.trim().parse().ok()
+}
+
+fn statm_rss_bytes(pid: u32) -> u64 {
+    let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    let pages = statm.split_ascii_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok());
+    pages.unwrap_or(0) * sys::page_bytes()
 }
 
 /// The value of a `Name:   123 kB` line, in bytes.

@@ -1,17 +1,21 @@
-//! What a run gave, as a table for people and as JSON for programs.
+//! What a run gave, drawn up from what the workers saw.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::proc::MemorySample;
 use crate::run::{Outcome, Usage};
-use crate::stats::Summary;
+use crate::stats::{Latencies, Summary};
+use crate::threshold::Threshold;
+use crate::timeline::Point;
+use crate::verdict::{self, Verdict};
 
 /// A run's result.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
+    /// A name that tells runs of a suite apart.
+    pub name: String,
     /// The scenario.
     pub scenario: String,
     /// The command line that asked for it.
@@ -20,6 +24,10 @@ pub struct Report {
     pub connections_wanted: u32,
     /// Connections upgraded.
     pub connections_opened: u64,
+    /// Connections that had gone and were upgraded again.
+    pub connections_reopened: u64,
+    /// Slow readers that the server gave up on.
+    pub slow_closed: u64,
     /// Attempts that failed.
     pub connections_failed: u64,
     /// Connections that ended before the run did.
@@ -34,8 +42,16 @@ pub struct Report {
     pub messages_per_second: f64,
     /// Their payloads, for each second.
     pub payload_bytes_per_second: f64,
+    /// Messages a second that were asked for, in an open loop.
+    pub rate_asked: Option<f64>,
+    /// Messages a second that were sent on schedule, in an open loop.
+    pub rate_sent: Option<f64>,
     /// Latencies by stage; stages without values are left out.
-    pub latency: BTreeMap<&'static str, Summary>,
+    pub latency: BTreeMap<String, Summary>,
+    /// The message latencies' percentile curve: quantile and microseconds.
+    pub curve: Vec<(f64, f64)>,
+    /// One point a second.
+    pub timeline: Vec<Point>,
     /// Loss, duplicates, order.
     pub truth: Truth,
     /// What went wrong, and how often.
@@ -50,15 +66,36 @@ pub struct Report {
     pub memory: Memory,
     /// Connections that the kernel dropped because a listener's queue was full.
     pub listen_drops: u64,
+    /// What the run is worth.
+    pub verdict: Verdict,
+}
+
+/// How a run was asked for, as far as its verdict depends on it.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// A name that tells runs of a suite apart.
+    pub name: String,
+    /// The scenario.
+    pub scenario: String,
+    /// Connections.
+    pub connections: u32,
+    /// Messages a second that are to be sent, in an open loop.
+    pub rate: Option<f64>,
+    /// What must hold.
+    pub thresholds: Vec<Threshold>,
 }
 
 /// What became of the messages of the whole run, warm-up and drain included.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Truth {
-    /// Messages sent.
+    /// Messages sent to one receiver each.
     pub sent: u64,
+    /// Messages sent to everybody.
+    pub broadcasts: u64,
     /// Different messages received.
     pub received: u64,
+    /// Messages received by connections that come and go, or read slowly: none of them was counted on.
+    pub received_extra: u64,
     /// Messages that never came.
     pub lost: u64,
     /// Messages that came again.
@@ -74,7 +111,7 @@ pub struct Truth {
 }
 
 /// The server's CPU within the window.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Server {
     /// Seconds on a CPU.
     pub cpu_seconds: f64,
@@ -89,7 +126,7 @@ pub struct Server {
 }
 
 /// The generator's CPU within the window.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Generator {
     /// Its threads.
     pub threads: usize,
@@ -102,7 +139,7 @@ pub struct Generator {
 }
 
 /// Memory of the server and the kernel.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Memory {
     /// Before the first connection.
     pub before: MemorySample,
@@ -118,23 +155,30 @@ pub struct Memory {
 
 impl Report {
     /// Draws a run's result up.
-    pub fn new(scenario: &str, connections_wanted: u32, mut outcome: Outcome) -> Self {
+    pub fn new(asked: &Asked, mut outcome: Outcome) -> Self {
+        let lost = outcome.tally.lost();
         let tally = &mut outcome.tally;
-        let stages = [
+        let curve = tally.message.curve();
+        let stages: [(&str, &mut Latencies); 8] = [
             ("connect", &mut tally.connect),
             ("upgrade", &mut tally.upgrade),
             ("first_reply", &mut tally.first_reply),
             ("ready", &mut tally.ready),
+            ("resume", &mut tally.resume),
             ("message", &mut tally.message),
+            ("service", &mut tally.service),
+            ("schedule_lag", &mut tally.lag),
         ];
-        let latency = stages.into_iter().map(|(name, stage)| (name, stage.summary()));
+        let latency = stages.into_iter().map(|(name, stage)| (name.to_owned(), stage.summary()));
         let latency = latency.filter(|(_, summary)| summary.count > 0).collect();
         let messages = tally.window_received;
         let per_second = |count: u64| count as f64 / outcome.window_seconds.max(1e-9);
         let truth = Truth {
             sent: tally.sent,
+            broadcasts: tally.broadcasts,
             received: tally.received,
-            lost: outcome.lost,
+            received_extra: tally.received_extra,
+            lost,
             duplicated: tally.duplicated,
             reordered: tally.reordered,
             corrupt: tally.corrupt,
@@ -143,11 +187,14 @@ impl Report {
         };
         let connection_errors = tally.failed + tally.closed_early;
         let message_errors = truth.lost + truth.duplicated + truth.reordered + truth.corrupt + truth.unexpected;
-        Self {
-            scenario: scenario.to_owned(),
+        let mut report = Self {
+            name: asked.name.clone(),
+            scenario: asked.scenario.clone(),
             command: std::env::args().collect(),
-            connections_wanted,
+            connections_wanted: asked.connections,
             connections_opened: tally.opened,
+            connections_reopened: tally.reopened,
+            slow_closed: tally.slow_closed,
             connections_failed: tally.failed,
             connections_closed_early: tally.closed_early,
             connecting_seconds: outcome.connecting_seconds,
@@ -155,7 +202,11 @@ impl Report {
             messages,
             messages_per_second: per_second(messages),
             payload_bytes_per_second: per_second(tally.window_payload_bytes),
+            rate_asked: asked.rate,
+            rate_sent: asked.rate.map(|_| per_second(tally.window_sent)),
             latency,
+            curve,
+            timeline: std::mem::take(&mut outcome.timeline),
             truth,
             errors: std::mem::take(&mut tally.errors),
             errors_total: connection_errors + message_errors,
@@ -163,87 +214,16 @@ impl Report {
             generator: Generator::new(&outcome.workers),
             memory: Memory::new(&outcome),
             listen_drops: outcome.listen_drops,
-        }
+            verdict: Verdict::default(),
+        };
+        report.verdict = verdict::judge(&report, &asked.thresholds);
+        report
     }
 
-    /// The table.
-    pub fn table(&self) -> String {
-        let mut out = String::new();
-        self.write_table(&mut out).expect("writing to a string does not fail");
-        out
-    }
-
-    fn write_table(&self, out: &mut String) -> std::fmt::Result {
-        let Self { connections_wanted, connections_opened, connections_failed, connections_closed_early, .. } = self;
-        writeln!(out, "scenario      {}", self.scenario)?;
-        writeln!(
-            out,
-            "connections   {connections_opened} of {connections_wanted} in {:.2} s ({:.0}/s), {connections_failed} \
-             failed, {connections_closed_early} closed early",
-            self.connecting_seconds,
-            *connections_opened as f64 / self.connecting_seconds.max(1e-9)
-        )?;
-        writeln!(
-            out,
-            "messages      {} in {:.2} s = {:.0}/s, {:.1} MB/s of payload",
-            self.messages,
-            self.window_seconds,
-            self.messages_per_second,
-            self.payload_bytes_per_second / 1e6
-        )?;
-        if let Some(server) = &self.server {
-            writeln!(
-                out,
-                "server        {:.1} % CPU (+{:.1} % waiting), {:.3} CPU-seconds: {:.0} messages a CPU-second, \
-                 {:.3} us a message",
-                server.cpu_percent,
-                server.wait_percent,
-                server.cpu_seconds,
-                server.messages_per_cpu_second,
-                server.cpu_us_per_message
-            )?;
-            let memory = &self.memory;
-            let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
-            writeln!(
-                out,
-                "memory        server RSS {:.1} -> {:.1} -> {:.1} MiB, {:.0} B a connection; kernel slab {:.0} B a \
-                 connection",
-                mib(memory.before.rss_bytes),
-                mib(memory.connected.rss_bytes),
-                mib(memory.end.rss_bytes),
-                memory.server_rss_bytes_per_connection,
-                memory.slab_bytes_per_connection
-            )?;
-        }
-        let generator = &self.generator;
-        writeln!(
-            out,
-            "generator     {} thread(s), {:.1} % CPU, busiest thread {:.1} % with its waiting",
-            generator.threads, generator.cpu_percent, generator.busiest_thread_percent
-        )?;
-        let truth = &self.truth;
-        writeln!(
-            out,
-            "truth         sent {}, received {}, lost {}, duplicated {}, reordered {}, corrupt {}, unexpected {}",
-            truth.sent, truth.received, truth.lost, truth.duplicated, truth.reordered, truth.corrupt, truth.unexpected
-        )?;
-        if self.listen_drops > 0 {
-            writeln!(out, "listen drops  {}", self.listen_drops)?;
-        }
-        for (name, count) in &self.errors {
-            writeln!(out, "error         {count} x {name}")?;
-        }
-        writeln!(out, "latency, ms        count       p50       p90       p99     p99.9    p99.99       max")?;
-        for (name, summary) in &self.latency {
-            write!(out, "  {name:<12} {:>9}", summary.count)?;
-            let columns =
-                [summary.p50_us, summary.p90_us, summary.p99_us, summary.p99_9_us, summary.p99_99_us, summary.max_us];
-            for micros in columns {
-                write!(out, " {:>9.3}", micros / 1_000.0)?;
-            }
-            writeln!(out)?;
-        }
-        Ok(())
+    /// CPU that the server used for each open connection, in microseconds a second.
+    pub fn server_cpu_us_per_connection_second(&self) -> Option<f64> {
+        let server = self.server.as_ref()?;
+        Some(server.cpu_percent / 100.0 * 1e6 / self.connections_opened.max(1) as f64)
     }
 }
 
@@ -263,14 +243,13 @@ impl Server {
 
 impl Generator {
     fn new(workers: &[Usage]) -> Self {
-        let busiest = workers.iter().map(|usage| (usage.cpu_seconds + usage.wait_seconds) / usage.seconds.max(1e-9));
         let cpu_seconds = workers.iter().map(|usage| usage.cpu_seconds).sum::<f64>();
         let seconds = workers.iter().map(|usage| usage.seconds).fold(1e-9, f64::max);
         Self {
             threads: workers.len(),
             cpu_seconds,
             cpu_percent: cpu_seconds / seconds * 100.0,
-            busiest_thread_percent: busiest.fold(0.0, f64::max) * 100.0,
+            busiest_thread_percent: workers.iter().map(Usage::load_percent).fold(0.0, f64::max),
         }
     }
 }
@@ -288,4 +267,29 @@ impl Memory {
             slab_bytes_per_connection: grown(before.slab_bytes, end.slab_bytes),
         }
     }
+}
+
+/// A report in which nothing happened, for tests to change.
+#[cfg(test)]
+pub fn fixture() -> Report {
+    let asked = Asked {
+        name: "fixture".to_owned(),
+        scenario: "echo".to_owned(),
+        connections: 1,
+        rate: None,
+        thresholds: Vec::new(),
+    };
+    let outcome = Outcome {
+        tally: crate::stats::Tally::default(),
+        timeline: Vec::new(),
+        connecting_seconds: 1.0,
+        window_seconds: 1.0,
+        server: None,
+        workers: Vec::new(),
+        memory_before: MemorySample::default(),
+        memory_connected: MemorySample::default(),
+        memory_end: MemorySample::default(),
+        listen_drops: 0,
+    };
+    Report::new(&asked, outcome)
 }

@@ -2,23 +2,28 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Barrier, mpsc};
 use std::thread;
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use crate::handshake::Target;
 use crate::net::{Driver, Net, NetConfig, Scratch};
 use crate::proc::{self, MemorySample, ProcessSample};
 use crate::stats::Tally;
 use crate::sys;
+use crate::timeline::{Counters, Interval, Point, Timeline};
 
 /// How long a worker waits for events before it looks at the phase again.
 const TURN_WAIT: Duration = Duration::from_millis(1);
 /// How often the coordinator looks at the workers.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 /// How long the goodbyes may take.
-const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+const CLOSE_WITHIN: Duration = Duration::from_secs(10);
+/// The distance of two points of the timeline.
+const TICK_NS: u64 = 1_000_000_000;
 /// Descriptors that a worker needs beside its sockets.
 const DESCRIPTORS_RESERVED: u64 = 64;
 
@@ -31,26 +36,19 @@ pub enum Window {
     Traffic,
 }
 
-/// Who is to receive each message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Receivers {
-    /// One connection.
-    One,
-    /// Every connection that was opened.
-    All,
-}
-
 /// Everything about a run but the scenario's own behaviour.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The server.
-    pub target: Target,
+    /// The servers, used in turn.
+    pub targets: Vec<Target>,
     /// Connections in all.
     pub connections: u32,
     /// Cores that workers are pinned to in turn; none: not pinned.
     pub cpus: Vec<usize>,
     /// Connections under way at the same time, over all workers.
     pub concurrency: usize,
+    /// Connections begun in a second at most, over all workers.
+    pub connect_rate: Option<f64>,
     /// A connection that is not ready by then has failed.
     pub connect_timeout: Duration,
     /// Traffic before the window.
@@ -65,17 +63,19 @@ pub struct Plan {
     pub server_pids: Vec<u32>,
     /// What is measured.
     pub window: Window,
-    /// Who is to receive each message.
-    pub receivers: Receivers,
+    /// Show a line while the run goes on.
+    pub live: bool,
+    /// Where this generator's user numbers begin, when several share a run.
+    pub users_from: u32,
 }
 
 /// What one run gave.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Outcome {
     /// What the workers saw.
     pub tally: Tally,
-    /// Messages that were to arrive but did not, duplicates not counted.
-    pub lost: u64,
+    /// One point a second.
+    pub timeline: Vec<Point>,
     /// From the first connect until all were tried, in seconds.
     pub connecting_seconds: f64,
     /// The measured window, in seconds.
@@ -95,7 +95,7 @@ pub struct Outcome {
 }
 
 /// CPU used within a window.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Usage {
     /// The window, in seconds.
     pub seconds: f64,
@@ -105,7 +105,24 @@ pub struct Usage {
     pub wait_seconds: f64,
 }
 
+impl Outcome {
+    /// Adds what another generator saw of the same run. What is known of the server stays as this one saw it.
+    pub fn merge(&mut self, other: Self) {
+        self.tally.merge(other.tally);
+        self.connecting_seconds = self.connecting_seconds.max(other.connecting_seconds);
+        self.window_seconds = self.window_seconds.max(other.window_seconds);
+        self.server = self.server.or(other.server);
+        self.workers.extend(other.workers);
+        self.listen_drops += other.listen_drops;
+    }
+}
+
 impl Usage {
+    /// Share of one CPU, with the time that it was ready and had none.
+    pub fn load_percent(&self) -> f64 {
+        (self.cpu_seconds + self.wait_seconds) / self.seconds.max(1e-9) * 100.0
+    }
+
     fn between(before: ProcessSample, after: ProcessSample) -> Self {
         let seconds = |from: u64, to: u64| to.saturating_sub(from) as f64 / 1e9;
         Self {
@@ -161,10 +178,31 @@ struct Progress {
     /// When the last connection was tried and had its result, in nanoseconds; 0 before.
     settled_ns: AtomicU64,
     opened: AtomicU64,
+    open: AtomicU64,
     sent: AtomicU64,
+    broadcasts: AtomicU64,
+    listeners: AtomicU64,
     received: AtomicU64,
+    received_extra: AtomicU64,
+    errors: AtomicU64,
+    finished: AtomicBool,
     busy: AtomicBool,
     done: AtomicBool,
+}
+
+impl Progress {
+    fn publish(&self, net: &Net) {
+        let tally = &net.tally;
+        let errors = tally.failed + tally.closed_early + tally.duplicated + tally.reordered + tally.corrupt;
+        self.opened.store(tally.opened, Ordering::Relaxed);
+        self.open.store(net.open() as u64, Ordering::Relaxed);
+        self.sent.store(tally.sent, Ordering::Relaxed);
+        self.broadcasts.store(tally.broadcasts, Ordering::Relaxed);
+        self.listeners.store(tally.listeners, Ordering::Relaxed);
+        self.received.store(tally.received, Ordering::Relaxed);
+        self.received_extra.store(tally.received_extra, Ordering::Relaxed);
+        self.errors.store(errors + tally.unexpected, Ordering::Relaxed);
+    }
 }
 
 impl Shared {
@@ -190,8 +228,49 @@ impl Shared {
         self.workers.iter().map(|worker| field(worker).load(Ordering::Relaxed)).sum()
     }
 
+    /// Everything that has to arrive has.
+    fn is_quiet(&self) -> bool {
+        let busy = self.workers.iter().any(|worker| worker.busy.load(Ordering::Acquire));
+        let listeners = self.sum(|worker| &worker.listeners);
+        let expected = self.sum(|worker| &worker.sent) + self.sum(|worker| &worker.broadcasts) * listeners;
+        !busy && self.sum(|worker| &worker.received) >= expected
+    }
+
+    fn counters(&self, pids: &[u32]) -> Counters {
+        let mut generator = ProcessSample::default();
+        for worker in &self.workers {
+            generator.cpu_ns += proc::sample_own_thread(worker.thread.load(Ordering::Relaxed)).cpu_ns;
+        }
+        Counters {
+            open: self.sum(|worker| &worker.open),
+            sent: self.sum(|worker| &worker.sent) + self.sum(|worker| &worker.broadcasts),
+            received: self.sum(|worker| &worker.received) + self.sum(|worker| &worker.received_extra),
+            errors: self.sum(|worker| &worker.errors),
+            server: proc::sample_processes(pids),
+            generator,
+        }
+    }
+
     fn all_done(&self) -> bool {
         self.workers.iter().all(|worker| worker.done.load(Ordering::Acquire))
+    }
+}
+
+/// One worker's part of a run.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Which worker, from 0 on.
+    pub worker: usize,
+    /// Of how many.
+    pub workers: usize,
+    /// Its users.
+    pub users: Range<u32>,
+}
+
+impl Part {
+    /// How many of this worker's users have numbers from `from` to below `to`.
+    pub fn users_within(&self, from: u32, to: u32) -> u32 {
+        self.users.end.min(to).saturating_sub(self.users.start.max(from))
     }
 }
 
@@ -210,26 +289,35 @@ fn share(connections: u32, workers: usize, worker: usize) -> Range<u32> {
     cut(worker)..cut(worker + 1)
 }
 
-/// Carries out a plan. `driver` makes the driver of worker number n with so many connections.
+/// Carries out a plan. `driver` makes the driver of a worker; `gate` is passed when all connections have been tried and
+/// before the traffic begins.
 ///
 /// # Errors
 /// When no connection could be made, or a worker failed.
-pub fn run<D: Driver>(plan: &Plan, workers: usize, driver: impl Fn(usize, usize) -> D) -> Result<Outcome, RunError> {
+pub fn run<D: Driver>(
+    plan: &Plan,
+    workers: usize,
+    driver: impl Fn(Part) -> D,
+    gate: &dyn Fn(),
+) -> Result<Outcome, RunError> {
     let shared = Shared::new(workers);
+    let (intervals, intervals_received) = mpsc::channel();
     thread::scope(|scope| {
         let handles: Vec<_> = (0..workers)
             .map(|worker| {
-                let users = share(plan.connections, workers, worker);
-                let driver = driver(worker, users.len());
-                let shared = &shared;
+                let mut users = share(plan.connections, workers, worker);
+                users = users.start + plan.users_from..users.end + plan.users_from;
+                let driver = driver(Part { worker, workers, users: users.clone() });
+                let (shared, intervals) = (&shared, intervals.clone());
                 scope.spawn(move || {
-                    let result = work(plan, shared, worker, users, driver);
+                    let result = work(plan, shared, worker, users, driver, &intervals);
                     shared.workers[worker].done.store(true, Ordering::Release);
                     result
                 })
             })
             .collect();
-        let mut outcome = coordinate(plan, &shared);
+        let watch = Watch { plan, shared: &shared, intervals: intervals_received };
+        let mut outcome = watch.coordinate(gate);
         for handle in handles {
             let tally = handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             outcome.tally.merge(tally);
@@ -237,88 +325,129 @@ pub fn run<D: Driver>(plan: &Plan, workers: usize, driver: impl Fn(usize, usize)
         if outcome.tally.opened == 0 {
             let reasons = outcome.tally.errors.iter().map(|(name, count)| format!("{name} ({count})"));
             let reasons = reasons.collect::<Vec<_>>().join(", ");
-            return Err(RunError::Unreachable { url: plan.target.address.to_string(), reasons });
+            return Err(RunError::Unreachable { url: plan.targets[0].address.to_string(), reasons });
         }
-        let receivers = match plan.receivers {
-            Receivers::One => 1,
-            Receivers::All => outcome.tally.opened,
-        };
-        outcome.lost = (outcome.tally.sent * receivers).saturating_sub(outcome.tally.received);
         Ok(outcome)
     })
 }
 
 /// The coordinator's side: leads the workers from phase to phase, and samples between them.
-fn coordinate(plan: &Plan, shared: &Shared) -> Outcome {
-    let pids = &plan.server_pids;
-    let sample = || {
-        let workers = shared.workers.iter();
-        let own = workers.map(|worker| proc::sample_own_thread(worker.thread.load(Ordering::Relaxed)));
-        (proc::sample_processes(pids), own.collect::<Vec<_>>())
-    };
-    let memory_before = proc::sample_memory(pids);
-    let drops_before = proc::listen_drops();
-    let connecting = plan.window == Window::Connecting;
-    // Workers have said their thread ids once they stand at the barrier; they wait for this thread to begin.
-    shared.start.wait();
-    let mut before = sample();
-    let started_ns = sys::now_ns();
-    if connecting {
-        shared.window_start_ns.store(started_ns, Ordering::Relaxed);
-    }
-    shared.start.wait();
-    let settled = |worker: &Progress| worker.settled_ns.load(Ordering::Acquire) != 0;
-    while !shared.workers.iter().all(settled) && !shared.all_done() {
-        thread::sleep(LOOK_EVERY);
-    }
-    let settled_ns = shared.workers.iter().map(|worker| worker.settled_ns.load(Ordering::Acquire)).max().unwrap_or(0);
-    let mut after = sample();
-    let memory_connected = proc::sample_memory(pids);
-    let mut window_ns = started_ns..settled_ns.max(started_ns);
-    if shared.sum(|worker| &worker.opened) > 0 && !connecting {
-        shared.enter(Phase::Traffic);
-        let start_ns = sys::now_ns() + plan.warmup.as_nanos() as u64;
-        window_ns = start_ns..start_ns + plan.duration.as_nanos() as u64;
-        shared.window_end_ns.store(window_ns.end, Ordering::Relaxed);
-        shared.window_start_ns.store(window_ns.start, Ordering::Relaxed);
-        sleep_until(window_ns.start);
-        before = sample();
-        sleep_until(window_ns.end);
-        after = sample();
-    }
-    let memory_end = proc::sample_memory(pids);
-    shared.enter(Phase::Drain);
-    drain(plan, shared);
-    shared.enter(Phase::Close);
-    let seconds = |range: Range<u64>| (range.end - range.start) as f64 / 1e9;
-    let workers = before.1.into_iter().zip(after.1).map(|(before, after)| Usage::between(before, after)).collect();
-    Outcome {
-        tally: Tally::default(),
-        lost: 0,
-        connecting_seconds: seconds(started_ns..settled_ns.max(started_ns)),
-        window_seconds: seconds(window_ns),
-        server: (!pids.is_empty()).then(|| Usage::between(before.0, after.0)),
-        workers,
-        memory_before,
-        memory_connected,
-        memory_end,
-        listen_drops: proc::listen_drops().saturating_sub(drops_before),
-    }
+struct Watch<'a> {
+    plan: &'a Plan,
+    shared: &'a Shared,
+    intervals: mpsc::Receiver<Interval>,
 }
 
-/// Waits until all that was sent has come, but not for ever.
-fn drain(plan: &Plan, shared: &Shared) {
-    let deadline_ns = sys::now_ns() + plan.drain.as_nanos() as u64;
-    let receivers = match plan.receivers {
-        Receivers::One => 1,
-        Receivers::All => shared.sum(|worker| &worker.opened),
-    };
-    while sys::now_ns() < deadline_ns && !shared.all_done() {
-        // Two looks at a distance: the first one makes sure that every worker has seen the phase.
-        thread::sleep(LOOK_EVERY * 5);
-        let busy = shared.workers.iter().any(|worker| worker.busy.load(Ordering::Acquire));
-        if !busy && shared.sum(|worker| &worker.received) >= shared.sum(|worker| &worker.sent) * receivers {
-            return;
+impl Watch<'_> {
+    fn coordinate(&self, gate: &dyn Fn()) -> Outcome {
+        let Self { plan, shared, .. } = self;
+        let pids = &plan.server_pids;
+        let mut timeline = Timeline::new(plan.live);
+        let memory_before = proc::sample_memory(pids);
+        let drops_before = proc::listen_drops();
+        let connecting = plan.window == Window::Connecting;
+        // Workers have said their thread ids once they stand at the barrier; they wait for this thread to begin.
+        shared.start.wait();
+        let mut before = self.sample();
+        let started_ns = sys::now_ns();
+        if connecting {
+            shared.window_start_ns.store(started_ns, Ordering::Relaxed);
+        }
+        timeline.start(shared.counters(pids));
+        shared.start.wait();
+        let settled = |worker: &Progress| worker.settled_ns.load(Ordering::Acquire) != 0;
+        let epoch_ns = if connecting { Some(started_ns) } else { None };
+        self.watch(&mut timeline, started_ns, epoch_ns, u64::MAX, || shared.workers.iter().all(settled));
+        let settled_ns = shared.workers.iter().map(|worker| worker.settled_ns.load(Ordering::Acquire)).max();
+        let settled_ns = settled_ns.unwrap_or(0).max(started_ns);
+        let mut after = self.sample();
+        let memory_connected = proc::sample_memory(pids);
+        let mut window_ns = started_ns..settled_ns;
+        gate();
+        if shared.sum(|worker| &worker.opened) > 0 && !connecting {
+            let start_ns = sys::now_ns() + plan.warmup.as_nanos() as u64;
+            window_ns = start_ns..start_ns + plan.duration.as_nanos() as u64;
+            shared.window_end_ns.store(window_ns.end, Ordering::Relaxed);
+            shared.window_start_ns.store(window_ns.start, Ordering::Relaxed);
+            shared.enter(Phase::Traffic);
+            self.watch(&mut timeline, started_ns, None, window_ns.start, || false);
+            sleep_until(window_ns.start);
+            before = self.sample();
+            let finished = |worker: &Progress| worker.finished.load(Ordering::Acquire);
+            let over = || shared.workers.iter().all(finished);
+            self.watch(&mut timeline, started_ns, Some(window_ns.start), window_ns.end, over);
+            if !shared.workers.iter().all(finished) {
+                sleep_until(window_ns.end);
+            }
+            window_ns.end = window_ns.end.min(sys::now_ns());
+            after = self.sample();
+        }
+        let memory_end = proc::sample_memory(pids);
+        shared.enter(Phase::Drain);
+        self.drain();
+        shared.enter(Phase::Close);
+        while !shared.all_done() {
+            thread::sleep(LOOK_EVERY);
+        }
+        self.intervals.try_iter().for_each(|interval| timeline.add(interval));
+        let seconds = |range: Range<u64>| (range.end - range.start) as f64 / 1e9;
+        let workers = before.1.into_iter().zip(after.1).map(|(before, after)| Usage::between(before, after)).collect();
+        Outcome {
+            tally: Tally::default(),
+            timeline: timeline.finish(),
+            connecting_seconds: seconds(started_ns..settled_ns),
+            window_seconds: seconds(window_ns),
+            server: (!pids.is_empty()).then(|| Usage::between(before.0, after.0)),
+            workers,
+            memory_before,
+            memory_connected,
+            memory_end,
+            listen_drops: proc::listen_drops().saturating_sub(drops_before),
+        }
+    }
+
+    fn sample(&self) -> (ProcessSample, Vec<ProcessSample>) {
+        let workers = self.shared.workers.iter();
+        let own = workers.map(|worker| proc::sample_own_thread(worker.thread.load(Ordering::Relaxed)));
+        (proc::sample_processes(&self.plan.server_pids), own.collect())
+    }
+
+    /// Adds a point a second until `until_ns`, or until `over` says so. Seconds of the window count from `window_ns`.
+    fn watch(
+        &self,
+        timeline: &mut Timeline,
+        started_ns: u64,
+        window_ns: Option<u64>,
+        until_ns: u64,
+        over: impl Fn() -> bool,
+    ) {
+        let from_ns = window_ns.unwrap_or_else(sys::now_ns);
+        let mut second = 0;
+        while !over() && !self.shared.all_done() {
+            let tick_ns = from_ns + (second + 1) * TICK_NS;
+            if sys::now_ns() >= tick_ns && tick_ns <= until_ns {
+                self.intervals.try_iter().for_each(|interval| timeline.add(interval));
+                let memory = proc::sample_memory_cheaply(&self.plan.server_pids);
+                let counters = self.shared.counters(&self.plan.server_pids);
+                let at_seconds = tick_ns.saturating_sub(started_ns) as f64 / 1e9;
+                timeline.tick(at_seconds, window_ns.map(|_| second), counters, memory);
+                second += 1;
+            } else if tick_ns > until_ns {
+                return;
+            }
+            thread::sleep(LOOK_EVERY.min(Duration::from_nanos(tick_ns.saturating_sub(sys::now_ns()))));
+        }
+    }
+
+    /// Waits until all that was sent has come, but not for ever.
+    fn drain(&self) {
+        let deadline_ns = sys::now_ns() + self.plan.drain.as_nanos() as u64;
+        while sys::now_ns() < deadline_ns && !self.shared.all_done() {
+            // Two looks at a distance: the first one makes sure that every worker has seen the phase.
+            thread::sleep(LOOK_EVERY * 5);
+            if self.shared.is_quiet() {
+                return;
+            }
         }
     }
 }
@@ -328,7 +457,14 @@ fn sleep_until(at_ns: u64) {
 }
 
 /// A worker's side.
-fn work<D: Driver>(plan: &Plan, shared: &Shared, worker: usize, users: Range<u32>, mut driver: D) -> io::Result<Tally> {
+fn work<D: Driver>(
+    plan: &Plan,
+    shared: &Shared,
+    worker: usize,
+    users: Range<u32>,
+    mut driver: D,
+    intervals: &mpsc::Sender<Interval>,
+) -> io::Result<Tally> {
     let progress = &shared.workers[worker];
     progress.thread.store(sys::thread_id(), Ordering::Relaxed);
     let prepared = prepare(plan, shared, worker, users);
@@ -339,6 +475,7 @@ fn work<D: Driver>(plan: &Plan, shared: &Shared, worker: usize, users: Range<u32
     let mut scratch = Scratch::default();
     let mut phase = Phase::Connect;
     let mut close_by_ns = u64::MAX;
+    let mut second = 0;
     loop {
         let window = shared.window_start_ns.load(Ordering::Relaxed)..shared.window_end_ns.load(Ordering::Relaxed);
         net.window = window;
@@ -356,14 +493,21 @@ fn work<D: Driver>(plan: &Plan, shared: &Shared, worker: usize, users: Range<u32
             }
         }
         net.turn(&mut driver, &mut scratch, TURN_WAIT)?;
-        progress.opened.store(net.tally.opened, Ordering::Relaxed);
-        progress.sent.store(net.tally.sent, Ordering::Relaxed);
-        progress.received.store(net.tally.received, Ordering::Relaxed);
+        progress.publish(&net);
+        progress.finished.store(driver.is_finished(), Ordering::Release);
+        let now_second = sys::now_ns().saturating_sub(net.window.start) / TICK_NS;
+        if now_second > second {
+            // The coordinator listens until every worker is done.
+            let _ = intervals.send(Interval { second, latencies: net.end_interval() });
+            second = now_second;
+        }
         progress.busy.store(phase < Phase::Drain || driver.is_busy(), Ordering::Release);
         if progress.settled_ns.load(Ordering::Relaxed) == 0 && net.is_settled() {
             progress.settled_ns.store(sys::now_ns(), Ordering::Release);
         }
         if phase == Phase::Close && (net.open() == 0 || sys::now_ns() > close_by_ns) {
+            let latencies = net.end_interval();
+            let _ = intervals.send(Interval { second, latencies });
             return Ok(net.tally);
         }
     }
@@ -378,10 +522,11 @@ fn prepare(plan: &Plan, shared: &Shared, worker: usize, users: Range<u32>) -> io
         sys::unshare_descriptors()?;
     }
     Net::new(NetConfig {
-        target: plan.target.clone(),
+        targets: plan.targets.clone(),
         users,
         user_prefix: plan.user_prefix.clone(),
         concurrency: plan.concurrency.div_ceil(workers),
+        connect_interval_ns: plan.connect_rate.map_or(0, |rate| (workers as f64 * 1e9 / rate) as u64),
         connect_timeout: plan.connect_timeout,
     })
 }

@@ -35,8 +35,12 @@ impl SequenceTracker {
         if self.missing.remove(&sequence) { Arrival::Late } else { Arrival::Duplicate }
     }
 
+    /// A stream that is joined in the middle: nothing before `first` is missed.
+    pub fn joined_at(first: u64) -> Self {
+        Self { next: first, missing: BTreeSet::new() }
+    }
+
     /// Numbers skipped so far and not made good.
-    #[cfg(test)]
     pub fn gaps(&self) -> u64 {
         self.missing.len() as u64
     }
@@ -52,6 +56,13 @@ mod tests {
         let arrivals: Vec<_> = [0, 1, 4, 2, 4, 5, 2].into_iter().map(|number| tracker.note(number)).collect();
         use Arrival::{Duplicate, Late, New};
         assert_eq!(arrivals, [New, New, New, Late, Duplicate, New, Duplicate]);
+        assert_eq!(tracker.gaps(), 1);
+    }
+
+    #[test]
+    fn a_stream_joined_in_the_middle_misses_nothing_from_before() {
+        let mut tracker = SequenceTracker::joined_at(40);
+        assert_eq!([tracker.note(40), tracker.note(42)], [Arrival::New, Arrival::New]);
         assert_eq!(tracker.gaps(), 1);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The longest latency told apart, in nanoseconds: ten minutes.
 const LATENCY_NS_MAX: u64 = 600_000_000_000;
@@ -11,11 +11,30 @@ const LATENCY_NS_MAX: u64 = 600_000_000_000;
 const LATENCY_NS_MIN: u64 = 100;
 
 /// A latency histogram that records runs of equal values, as batches have them, at once.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(from = "Buckets", into = "Buckets")]
 pub struct Latencies {
     histogram: Histogram<u64>,
     pending_ns: u64,
     pending: u64,
+}
+
+/// A histogram on its way to another machine.
+#[derive(Serialize, Deserialize)]
+struct Buckets(Vec<(u64, u64)>);
+
+impl From<Latencies> for Buckets {
+    fn from(mut latencies: Latencies) -> Self {
+        Self(latencies.buckets())
+    }
+}
+
+impl From<Buckets> for Latencies {
+    fn from(buckets: Buckets) -> Self {
+        let mut latencies = Self::default();
+        latencies.merge_buckets(&buckets.0);
+        latencies
+    }
 }
 
 impl Default for Latencies {
@@ -40,6 +59,31 @@ impl Latencies {
         other.settle();
         self.settle();
         self.histogram.add(&other.histogram).expect("the bounds of all histograms are equal");
+    }
+
+    /// Adds another worker's latencies, as [`Latencies::buckets`] gave them.
+    pub fn merge_buckets(&mut self, buckets: &[(u64, u64)]) {
+        for &(value, count) in buckets {
+            let value = value.clamp(LATENCY_NS_MIN, LATENCY_NS_MAX);
+            self.histogram.record_n(value, count).expect("the value is within the bounds");
+        }
+    }
+
+    /// Every bucket that is not empty: a value of it in nanoseconds, and how many were recorded.
+    pub fn buckets(&mut self) -> Vec<(u64, u64)> {
+        self.settle();
+        let recorded = self.histogram.iter_recorded();
+        recorded.map(|step| (step.value_iterated_to(), step.count_since_last_iteration())).collect()
+    }
+
+    /// The percentile curve: quantiles, ever denser towards 1, with their latencies in microseconds.
+    pub fn curve(&mut self) -> Vec<(f64, f64)> {
+        self.settle();
+        let length = self.histogram.len();
+        // Ten points for each nine: 0.9, 0.99, 0.999. Beyond the last value there is nothing to draw.
+        let quantiles = (0..=60).map(|step| 1.0 - 10f64.powf(-f64::from(step) / 10.0));
+        let quantiles = quantiles.take_while(|quantile| (1.0 - quantile) * length as f64 >= 1.0);
+        quantiles.map(|quantile| (quantile, self.histogram.value_at_quantile(quantile) as f64 / 1_000.0)).collect()
     }
 
     /// The percentiles.
@@ -69,7 +113,7 @@ impl Latencies {
 }
 
 /// The percentiles of one histogram, in microseconds.
-#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Summary {
     /// Values recorded.
     pub count: u64,
@@ -90,12 +134,22 @@ pub struct Summary {
 }
 
 /// What one worker saw.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Tally {
-    /// Messages sent, warm-up and drain included.
+    /// Messages sent to one receiver each, warm-up and drain included.
     pub sent: u64,
-    /// Different messages received, warm-up and drain included.
+    /// Messages sent to everybody.
+    pub broadcasts: u64,
+    /// Connections that are to get every broadcast.
+    pub listeners: u64,
+    /// Different messages received of those expected, warm-up and drain included.
     pub received: u64,
+    /// Messages received beyond those: broadcasts to connections that come and go, or read slowly.
+    pub received_extra: u64,
+    /// Broadcasts missing between two that a connection which comes and goes received.
+    pub gaps: u64,
+    /// Messages of an open loop that were to be sent within the window, and were.
+    pub window_sent: u64,
     /// Messages received within the measured window.
     pub window_received: u64,
     /// Payload bytes of those.
@@ -112,6 +166,10 @@ pub struct Tally {
     pub server_pings: u64,
     /// Upgraded connections.
     pub opened: u64,
+    /// Of those, the ones that had been open before.
+    pub reopened: u64,
+    /// Slow readers that the server gave up on.
+    pub slow_closed: u64,
     /// Attempts that did not end in an upgrade.
     pub failed: u64,
     /// Connections that ended before the run did.
@@ -128,6 +186,12 @@ pub struct Tally {
     pub ready: Latencies,
     /// From the intended send time to the receipt.
     pub message: Latencies,
+    /// From the real send time to the receipt, in an open loop.
+    pub service: Latencies,
+    /// From the intended send time to the real one, in an open loop.
+    pub lag: Latencies,
+    /// From the moment a connection was lost or left to its first answer after it came back.
+    pub resume: Latencies,
 }
 
 impl Tally {
@@ -144,6 +208,13 @@ impl Tally {
     /// Adds another worker's.
     pub fn merge(&mut self, other: Self) {
         self.sent += other.sent;
+        self.broadcasts += other.broadcasts;
+        self.listeners += other.listeners;
+        self.received_extra += other.received_extra;
+        self.gaps += other.gaps;
+        self.window_sent += other.window_sent;
+        self.reopened += other.reopened;
+        self.slow_closed += other.slow_closed;
         self.received += other.received;
         self.window_received += other.window_received;
         self.window_payload_bytes += other.window_payload_bytes;
@@ -163,6 +234,19 @@ impl Tally {
         self.first_reply.merge(other.first_reply);
         self.ready.merge(other.ready);
         self.message.merge(other.message);
+        self.service.merge(other.service);
+        self.lag.merge(other.lag);
+        self.resume.merge(other.resume);
+    }
+
+    /// Messages that have to arrive.
+    pub fn expected(&self) -> u64 {
+        self.sent + self.broadcasts * self.listeners
+    }
+
+    /// Messages that did not.
+    pub fn lost(&self) -> u64 {
+        self.expected().saturating_sub(self.received) + self.gaps
     }
 }
 
@@ -180,6 +264,19 @@ mod tests {
         assert_eq!(summary.count, 100);
         let near = |value: f64, wanted: f64| (value / wanted - 1.0).abs() < 0.002;
         assert!(near(summary.p99_us, 1_000.0) && near(summary.max_us, 50_000.0), "{summary:?}");
+    }
+
+    #[test]
+    fn buckets_carry_a_histogram_without_loss() {
+        let mut original = Latencies::default();
+        (0..5_000).for_each(|step| original.record(step * 7_919));
+        let text = serde_json::to_string(&original).expect("buckets are plain numbers");
+        let mut copy: Latencies = serde_json::from_str(&text).expect("what was just written");
+        assert_eq!(copy.summary().p99_us, original.summary().p99_us);
+        assert_eq!(copy.summary().count, 5_000);
+        let curve = copy.curve();
+        assert!(curve.windows(2).all(|pair| pair[0].0 < pair[1].0 && pair[0].1 <= pair[1].1), "{curve:?}");
+        assert!(curve.len() > 30 && curve.len() < 40, "{}", curve.len());
     }
 
     #[test]

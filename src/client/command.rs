@@ -177,7 +177,9 @@ mod tests {
 
     #[test]
     fn what_is_no_json_object_is_invalid() {
-        for text in ["", "x", "[]", "[1]", "1", "null", "\"ping\"", "{", "{}x", "{\"type\":\"ping\"", "{\"type\":}", "{'a':1}"] {
+        for text in
+            ["", "x", "[]", "[1]", "1", "null", "\"ping\"", "{", "{}x", "{\"type\":\"ping\"", "{\"type\":}", "{'a':1}"]
+        {
             assert_eq!(parse(text), Err(CommandError::InvalidJson), "{text}");
         }
     }
@@ -187,10 +189,7 @@ mod tests {
         assert_eq!(parse("{}"), Err(CommandError::MissingField("type")));
         assert_eq!(parse(r#"{"type":null}"#), Err(CommandError::NotAString("type")));
         assert_eq!(parse(r#"{"type":"send_message"}"#), Err(CommandError::MissingField("target_user")));
-        assert_eq!(
-            parse(r#"{"type":"send_message","target_user":7}"#),
-            Err(CommandError::NotAString("target_user"))
-        );
+        assert_eq!(parse(r#"{"type":"send_message","target_user":7}"#), Err(CommandError::NotAString("target_user")));
         assert_eq!(
             parse(r#"{"type":"send_message","target_user":"\ud800"}"#),
             Err(CommandError::NotAString("target_user"))

@@ -66,7 +66,9 @@ impl Disconnect {
     /// Whether a client library should come back.
     pub fn reconnect(self) -> Reconnect {
         match self {
-            Self::ProtocolError(_) | Self::InvalidText(_) | Self::MessageTooBig(_) | Self::MissingUserId => Reconnect::No,
+            Self::ProtocolError(_) | Self::InvalidText(_) | Self::MessageTooBig(_) | Self::MissingUserId => {
+                Reconnect::No
+            }
             Self::InternalError | Self::NodeStopping | Self::TooSlow | Self::RateLimited | Self::SilentTooLong => {
                 Reconnect::Yes
             }

@@ -153,9 +153,7 @@ impl Weigh for ToHome {
 impl Weigh for ToOwner {
     fn weight(&self) -> u64 {
         match self {
-            Self::Deliver { conns, frame, .. } => {
-                MESSAGE_WEIGHT + (frame.len() + size_of_val(conns.as_slice())) as u64
-            }
+            Self::Deliver { conns, frame, .. } => MESSAGE_WEIGHT + (frame.len() + size_of_val(conns.as_slice())) as u64,
             Self::Admitted { .. } | Self::Registered { .. } => MESSAGE_WEIGHT,
         }
     }

@@ -49,8 +49,7 @@ impl Heartbeat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    const BEAT: Heartbeat =
-        Heartbeat { ping_interval: Duration::from_secs(30), pong_timeout: Duration::from_secs(60) };
+    const BEAT: Heartbeat = Heartbeat { ping_interval: Duration::from_secs(30), pong_timeout: Duration::from_secs(60) };
 
     #[test]
     fn first_pings_spread_over_the_interval() {
@@ -71,7 +70,10 @@ mod tests {
         // Heard at 35: the deadline falls between two pings, and is met then and not at the next one.
         let look = BEAT.look(second(90), second(35), second(90)).unwrap();
         assert_eq!(look, Look { ping: true, next_ping: second(120), again: second(95) });
-        assert_eq!(BEAT.look(second(95), second(40), second(120)), Some(Look { ping: false, next_ping: second(120), again: second(100) }));
+        assert_eq!(
+            BEAT.look(second(95), second(40), second(120)),
+            Some(Look { ping: false, next_ping: second(120), again: second(100) })
+        );
         assert_eq!(BEAT.look(second(95), second(35), second(120)), None);
     }
 }

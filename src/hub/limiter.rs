@@ -81,7 +81,7 @@ impl Limiter {
         let oldest = asks.parts.front().map_or(part, |&(oldest, _)| oldest);
         // The whole of the oldest part has to leave the window.
         let free_at = Micros((oldest + PARTS + 1) * part_us);
-        let seconds = free_at.since(now).min(self.window).as_millis().div_ceil(1000);
+        let seconds = free_at.since(now).as_millis().div_ceil(1000);
         Err(u32::try_from(seconds).unwrap_or(u32::MAX).max(1))
     }
 

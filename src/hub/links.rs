@@ -54,6 +54,7 @@ impl Batch {
 pub struct Links {
     shard: ShardId,
     window_bytes: u64,
+    credits_at_once: bool,
     peers: Vec<Peer>,
 }
 
@@ -73,6 +74,7 @@ impl Links {
         Self {
             shard,
             window_bytes: (WINDOWS_BYTES_MAX / u64::from(shards)).clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX),
+            credits_at_once: false,
             peers: (0..shards).map(|_| Peer::default()).collect(),
         }
     }
@@ -129,9 +131,22 @@ impl Links {
 
     /// What should go to `peer` now, if anything should.
     pub fn take_batch(&mut self, peer: ShardId) -> Option<Batch> {
+        let alone = if self.credits_at_once { 1 } else { self.window_bytes / CREDITS_ALONE };
         let outbox = &mut self.peers[peer.index()].outbox;
-        let alone = self.window_bytes / CREDITS_ALONE;
-        (!outbox.is_empty() || !outbox.pauses.is_empty() || outbox.credits.iter().any(|&credits| credits >= alone)).then(|| std::mem::take(outbox))
+        let is_due =
+            !outbox.is_empty() || !outbox.pauses.is_empty() || outbox.credits.iter().any(|&credits| credits >= alone);
+        is_due.then(|| std::mem::take(outbox))
+    }
+
+    /// Has credits go back at once from now on, so that the peers see when nothing is on its way any more.
+    pub fn return_credits_at_once(&mut self) {
+        self.credits_at_once = true;
+    }
+
+    /// Whether nothing is on its way to any peer or waits here to be handled. To be believed, the peers must return
+    /// their credits at once.
+    pub fn is_quiet(&self) -> bool {
+        !self.has_inbound() && self.peers.iter().all(|peer| peer.in_flight == [0; CLASSES])
     }
 
     /// Puts a batch that could not go back in front of what has gathered since.

@@ -13,9 +13,9 @@ pub mod effects;
 pub mod envelope;
 pub mod heartbeat;
 pub mod homes;
-pub mod state;
 pub mod limiter;
 pub mod links;
+pub mod state;
 pub mod timers;
 
 pub use effects::{Effects, Wire};

@@ -147,6 +147,11 @@ impl Hub {
         Outcome::Done
     }
 
+    /// Whether a connection is gone whose home could not be told yet.
+    pub fn is_leaving(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
     /// Users whose home is here and who are online.
     pub fn users(&self) -> usize {
         self.homes.len()
@@ -294,14 +299,7 @@ impl Hub {
         }
     }
 
-    fn unicast(
-        &mut self,
-        now: Micros,
-        conn: ConnId,
-        target: &str,
-        content: &str,
-        fx: &mut impl Effects,
-    ) -> Outcome {
+    fn unicast(&mut self, now: Micros, conn: ConnId, target: &str, content: &str, fx: &mut impl Effects) -> Outcome {
         let hash = self.hasher.hash_one(target);
         let home = home_of(hash, self.shards);
         if !fx.has_room(Class::Home, home) {

@@ -1,15 +1,28 @@
 //! Connections out: told why, flushed, given time to answer, closed.
 
+use std::time::Duration;
+
 use crate::client::Disconnect;
 use crate::hub::Input;
 use crate::ids::ConnId;
 use crate::metrics::Cell;
+use crate::time::Micros;
 use crate::ws::encode;
 
 use super::chunk::Chunk;
 use super::conn::{Farewell, Phase};
 use super::run::Shard;
 use super::sockets::Sockets;
+
+/// Closed clients are logged so often at most.
+const LOG_EVERY: Duration = Duration::from_secs(1);
+
+/// What the log of slow clients has not said yet.
+#[derive(Default)]
+pub(super) struct TooSlowLog {
+    logged: Option<Micros>,
+    unlogged: u32,
+}
 
 /// Why a connection ends: who is at fault, and what follows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -70,7 +83,7 @@ impl Shard {
         let queued_bytes = conn.queued_bytes;
         let sending = conn.sending;
         let why = Disconnect::TooSlow;
-        tracing::info!(user = self.hub.user(id), queued_bytes, "closing a client that reads too slowly");
+        self.log_too_slow(id, queued_bytes);
         self.leave(id, Cause::Told(why));
         let dropped = self.sockets.drop_queue(id);
         self.sockets.metrics.dropped_too_slow.add(dropped);
@@ -81,6 +94,19 @@ impl Shard {
             self.engine.cancel_send(id);
         } else {
             self.sockets.queue_close(id, why);
+        }
+    }
+
+    /// One line a second, however many are closed.
+    fn log_too_slow(&mut self, id: ConnId, queued_bytes: u32) {
+        let now = self.sockets.now;
+        let log = &mut self.too_slow_log;
+        log.unlogged += 1;
+        if log.logged.is_none_or(|logged| now.since(logged) >= LOG_EVERY) {
+            let clients = std::mem::take(&mut log.unlogged);
+            log.logged = Some(now);
+            let user = self.hub.user(id);
+            tracing::info!(user, queued_bytes, clients, "closing a client that reads too slowly");
         }
     }
 

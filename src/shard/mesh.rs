@@ -34,7 +34,8 @@ impl MeshTicket {
     /// Joins, once all shards do. What arrives goes to `inbox` from then on. The shard's id is its place in the mesh.
     pub(super) async fn join(self, inbox: &Rc<Inbox>) -> std::io::Result<(ShardId, MeshEnd)> {
         let Some(builder) = self.builder else { return Ok((ShardId(0), MeshEnd { senders: None })) };
-        let (senders, mut receivers) = builder.join().await.map_err(|error| std::io::Error::other(error.to_string()))?;
+        let (senders, mut receivers) =
+            builder.join().await.map_err(|error| std::io::Error::other(error.to_string()))?;
         for (peer, receiver) in receivers.streams() {
             let inbox = Rc::clone(inbox);
             let peer = ShardId(peer as u16);
@@ -63,9 +64,10 @@ impl MeshEnd {
         let Some(senders) = &self.senders else { return Err(batch) };
         match senders.try_send_to(peer.index(), batch) {
             Ok(()) => Ok(()),
-            Err(GlommioError::WouldBlock(glommio::ResourceType::Channel(batch)) | GlommioError::Closed(glommio::ResourceType::Channel(batch))) => {
-                Err(batch)
-            }
+            Err(
+                GlommioError::WouldBlock(glommio::ResourceType::Channel(batch))
+                | GlommioError::Closed(glommio::ResourceType::Channel(batch)),
+            ) => Err(batch),
             // No other error carries the batch; none is known for a channel between shards that live as long as the node.
             Err(error) => panic!("the mesh failed towards shard {peer}: {error}"),
         }

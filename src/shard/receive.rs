@@ -1,7 +1,7 @@
 //! Bytes in: through the decoder and the parser to the hub, and to a stop where the hub has no room.
 
-use crate::client::command::{self, Command, CommandError};
 use crate::client::Disconnect;
+use crate::client::command::{self, Command, CommandError};
 use crate::hub::{Input, Outcome};
 use crate::ids::ConnId;
 use crate::panics::{Panicked, contain};
@@ -57,7 +57,9 @@ impl Shard {
                     self.end(id, Cause::PeerGone);
                 }
             }
-            Phase::Flushing | Phase::Draining if conn.farewell == Farewell::AwaitClose => self.await_close(id, &mut data),
+            Phase::Flushing | Phase::Draining if conn.farewell == Farewell::AwaitClose => {
+                self.await_close(id, &mut data)
+            }
             Phase::Flushing | Phase::Draining | Phase::Closing | Phase::Vacant => {}
         }
     }
@@ -110,6 +112,8 @@ impl Shard {
 
     fn said(&mut self, id: ConnId, said: Said<'_>) -> Next {
         match said {
+            // A stopping node accepts nothing more, and so loses nothing that it accepted.
+            Said::Command(..) if self.stop.is_some() => Next::Read,
             Said::Command(text, command) => {
                 let input = Input::Said { conn: id, command };
                 match self.hub.handle(self.sockets.now, input, &mut self.sockets) {
@@ -210,7 +214,7 @@ impl Shard {
     fn go_on(&mut self, id: ConnId) -> bool {
         let Some(conn) = self.sockets.get(id).filter(|conn| conn.phase == Phase::Open) else { return false };
         let Some(Stalled { text, mut rest }) = conn.extra().stalled.take() else { return false };
-        if !text.is_empty() {
+        if !text.is_empty() && self.stop.is_none() {
             // It was parsed before, without a panic.
             let input = Input::Said { conn: id, command: command::parse(&text) };
             if self.hub.handle(self.sockets.now, input, &mut self.sockets) == Outcome::NoRoom {

@@ -1,10 +1,10 @@
 //! Requests: the head of each new connection, answered, or turned into a question to the hub.
 
-use crate::hub::Input;
 use crate::http::head::{self, Parsed};
 use crate::http::query::{self, UserIdError};
 use crate::http::response::Response;
 use crate::http::routes::{self, Route};
+use crate::hub::Input;
 use crate::ids::ConnId;
 use crate::ws::handshake;
 
@@ -20,7 +20,11 @@ const NOT_READY_RETRY_AFTER: u32 = 1;
 enum Answer {
     Respond(Vec<u8>, Farewell),
     /// A valid upgrade: the response that opens it, the user, and where the head ends.
-    Ask { response: Vec<u8>, user: Option<String>, consumed: usize },
+    Ask {
+        response: Vec<u8>,
+        user: Option<String>,
+        consumed: usize,
+    },
 }
 
 impl Shard {

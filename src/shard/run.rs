@@ -8,10 +8,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use crate::client::Disconnect;
-use crate::hub::heartbeat::{Heartbeat, Look};
-use crate::hub::effects::Effects;
-use crate::hub::{Hub, HubConfig, Input, Outcome};
 use crate::http::head::HeadLimits;
+use crate::hub::effects::Effects;
+use crate::hub::heartbeat::{Heartbeat, Look};
+use crate::hub::{Hub, HubConfig, Input, Outcome};
 use crate::ids::ConnId;
 use crate::metrics::Doing;
 use crate::node::{Node, Stage};
@@ -20,7 +20,7 @@ use crate::ws;
 
 use super::conn::{Conn, Phase};
 use super::engine::{Engine, EngineConfig, EngineError, Event, ListenerId};
-use super::finish::Cause;
+use super::finish::{Cause, TooSlowLog};
 use super::mesh::{Inbox, MeshEnd, MeshTicket};
 use super::park::Watch;
 use super::sockets::{KEEPING_UP, Sockets};
@@ -33,6 +33,21 @@ const SURVEY_EVERY_US: u64 = 10_000;
 const MESH_MESSAGES_MAX: usize = 512;
 /// Connections of a shard that have not opened yet; beyond that the oldest is given up.
 pub const HANDSHAKES_MAX: u32 = 16_384;
+/// Messages that were accepted before the node stopped have this part of the shutdown timeout to reach their receivers.
+const SETTLE_PART: u32 = 4;
+
+/// How far a stopping shard has come.
+pub(super) struct Stop {
+    /// When clients are told to go at the latest.
+    close_at: Micros,
+    /// When the shard ends at the latest.
+    end_at: Micros,
+    /// Since which turn nothing of this shard is on its way to another; 0 when something is.
+    quiet_since: u64,
+    /// Clients have been told to go.
+    is_closing: bool,
+}
+
 /// What a shard needs to know, the same for all shards of a node.
 #[derive(Clone, Debug)]
 pub struct ShardConfig {
@@ -92,8 +107,9 @@ pub(super) struct Shard {
     unopened: VecDeque<ConnId>,
     due: Vec<u32>,
     surveyed: Micros,
-    /// Set once the shard stops: when it ends at the latest.
-    deadline: Option<Micros>,
+    pub(super) too_slow_log: TooSlowLog,
+    /// Set while the node stops.
+    pub(super) stop: Option<Stop>,
 }
 
 /// Runs a shard until the node stops. Called inside the shard's executor.
@@ -110,6 +126,8 @@ pub async fn run(
     admin: Option<OwnedFd>,
 ) -> Result<(), ShardError> {
     let inbox = Rc::new(Inbox::default());
+    // Before the mesh forms: joining it waits for other threads, and a wake-up can be lost there too.
+    spawn_ticker(config.tick, Rc::clone(&inbox));
     let (shard, mesh) = ticket.join(&inbox).await.map_err(|error| ShardError::Io("joining the mesh", error))?;
     let metrics = node.shard_metrics(shard);
     let engine = Engine::new(EngineConfig {
@@ -118,7 +136,6 @@ pub async fn run(
         ..EngineConfig::default()
     })?;
     let now = node.now();
-    let tick = config.tick;
     let mut shard = Shard {
         engine,
         hub: Hub::new(shard, &config.hub, metrics),
@@ -127,13 +144,19 @@ pub async fn run(
         admin: None,
         listeners: Vec::new(),
         mesh,
-        inbox: Rc::clone(&inbox),
+        inbox,
         unopened: VecDeque::new(),
         due: Vec::new(),
         surveyed: now,
-        deadline: None,
+        too_slow_log: TooSlowLog::default(),
+        stop: None,
     };
     shard.listen(public, admin);
+    node.shard_is_up();
+    shard.run().await
+}
+
+fn spawn_ticker(tick: Duration, inbox: Rc<Inbox>) {
     glommio::spawn_local(async move {
         loop {
             glommio::timer::sleep(tick).await;
@@ -141,8 +164,6 @@ pub async fn run(
         }
     })
     .detach();
-    node.shard_is_up();
-    shard.run().await
 }
 
 impl Shard {
@@ -209,6 +230,7 @@ impl Shard {
         self.beat(Doing::Sending);
         self.flush();
         let sent_batches = self.mesh_out();
+        self.report_quiet();
         self.beat(Doing::Turning);
         let unsubmitted = self.engine.has_unsubmitted();
         Ok(events == 0 && !unsubmitted && !meshed && !went_on && !sent_batches)
@@ -432,13 +454,30 @@ impl Shard {
     }
 
     fn follow_stage(&mut self) {
-        if self.deadline.is_some() || self.sockets.node.stage() != Stage::Stopping {
-            return;
+        let stage = self.sockets.node.stage();
+        let now = self.sockets.now;
+        if self.stop.is_none() && stage >= Stage::Stopping {
+            let timeout = self.sockets.config.shutdown_timeout;
+            self.stop = Some(Stop {
+                close_at: now.after(timeout / SETTLE_PART),
+                end_at: now.after(timeout),
+                quiet_since: 0,
+                is_closing: false,
+            });
+            self.sockets.links.return_credits_at_once();
+            for listener in std::mem::take(&mut self.listeners) {
+                self.engine.stop_listening(listener);
+            }
         }
-        self.deadline = Some(self.sockets.now.after(self.sockets.config.shutdown_timeout));
-        for listener in std::mem::take(&mut self.listeners) {
-            self.engine.stop_listening(listener);
+        let Some(stop) = &mut self.stop else { return };
+        if !stop.is_closing && (stage == Stage::Closing || now >= stop.close_at) {
+            stop.is_closing = true;
+            self.sockets.node.tell_clients_to_go();
+            self.close_all();
         }
+    }
+
+    fn close_all(&mut self) {
         for index in 0..self.sockets.places() {
             let Some((id, conn)) = self.sockets.at(index) else { continue };
             match conn.phase {
@@ -449,7 +488,25 @@ impl Shard {
         }
     }
 
+    /// Says whether anything of this shard is on its way to another.
+    fn report_quiet(&mut self) {
+        let turns = self.sockets.metrics.turns.value();
+        let is_quiet = self.sockets.links.is_quiet() && !self.hub.is_leaving();
+        let Some(stop) = &mut self.stop else { return };
+        if stop.is_closing {
+            return;
+        }
+        stop.quiet_since = match stop.quiet_since {
+            _ if !is_quiet => 0,
+            0 => turns,
+            since => since,
+        };
+        self.sockets.node.set_quiet_since(self.sockets.shard(), stop.quiet_since);
+    }
+
     fn is_finished(&self) -> bool {
-        self.deadline.is_some_and(|deadline| self.engine.open_sockets() == 0 || self.sockets.now >= deadline)
+        self.stop
+            .as_ref()
+            .is_some_and(|stop| stop.is_closing && (self.engine.open_sockets() == 0 || self.sockets.now >= stop.end_at))
     }
 }

@@ -37,7 +37,10 @@ pub(super) const KEEPING_UP: Duration = Duration::from_millis(200);
 const CROWD_MIN: usize = 2;
 const CROWD_PART: usize = 10;
 /// How long broadcasts wait for the last of a crowd.
-const HOLD_MAX: Duration = Duration::from_secs(1);
+const CROWD_HOLD_MAX: Duration = Duration::from_secs(1);
+/// How long, and how often at most, they wait for a single reader.
+const STRAIN_HOLD_MAX: Duration = Duration::from_millis(200);
+const STRAIN_HOLD_EVERY: Duration = Duration::from_secs(2);
 /// Broadcasts of one turn take at most this part of a connection's queue.
 const BROADCAST_TURN_PART: usize = 8;
 const _: () = assert!(BROADCAST_TURN_PART > LAGGING_PART);
@@ -75,8 +78,12 @@ pub(super) struct Sockets {
     pub(super) open: u64,
     /// Readers that lag and keep reading all the same.
     lagging: usize,
-    /// Set while broadcasts wait for the lagging readers: since when.
-    held_since: Option<Micros>,
+    /// Set while broadcasts wait for lagging readers: until when at most.
+    held_until: Option<Micros>,
+    /// A reader that keeps up came close to its bound in this turn.
+    strained: bool,
+    /// When broadcasts may wait for a single reader again.
+    strain_again_at: Micros,
     /// Connections whose reading pauses for a while: what they send piles up in front of a lagging reader.
     pub(super) to_pause: Vec<ConnId>,
     /// Connections whose reading goes on at the next survey.
@@ -118,11 +125,18 @@ impl Sockets {
             open: 0,
             handshakes: 0,
             lagging: 0,
-            held_since: None,
+            held_until: None,
+            strained: false,
+            strain_again_at: now,
             to_pause: Vec::new(),
             paused: Vec::new(),
             spare: Vec::new(),
         }
+    }
+
+    /// Which shard this is.
+    pub(super) fn shard(&self) -> ShardId {
+        self.shard
     }
 
     /// The connection, unless somebody else has its place by now.
@@ -215,6 +229,7 @@ impl Sockets {
                 self.too_slow.push(id);
             }
             let keeps_up = now.since(conn.extra().waiting_since) < KEEPING_UP;
+            self.strained |= conn.lagging && conn.queued_bytes as usize > send_queue_bytes_max / 4 * 3;
             if !conn.lagging && conn.queued_bytes as usize > send_queue_bytes_max / LAGGING_PART && keeps_up {
                 conn.lagging = true;
                 self.lagging += 1;
@@ -231,18 +246,25 @@ impl Sockets {
         }
     }
 
-    /// Whether broadcasts wait for lagging readers: from when a crowd lags until nobody does, but not for long after
-    /// the crowd has dispersed, since some readers are slow on any day.
+    /// Whether broadcasts wait for lagging readers.
+    ///
+    /// For a crowd they wait until nobody lags, but not for long after the crowd has dispersed, since some readers are
+    /// slow on any day. For a single reader close to its bound they wait briefly, and seldom: it may only have had its
+    /// turn late, but it must not slow everybody else down.
     pub(super) fn update_hold(&mut self) {
-        let crowd = CROWD_MIN.max(self.open as usize / CROWD_PART);
-        match self.held_since {
-            None if self.lagging >= crowd => {
-                self.metrics.broadcast_holds.add(1);
-                self.held_since = Some(self.now);
-            }
-            Some(_) if self.lagging >= crowd => self.held_since = Some(self.now),
-            Some(since) if self.lagging == 0 || self.now.since(since) > HOLD_MAX => self.held_since = None,
-            _ => {}
+        let now = self.now;
+        let was_held = self.held_until.is_some();
+        let is_strained = std::mem::take(&mut self.strained);
+        if self.lagging >= CROWD_MIN.max(self.open as usize / CROWD_PART) {
+            self.held_until = Some(now.after(CROWD_HOLD_MAX));
+        } else if is_strained && !was_held && now >= self.strain_again_at {
+            self.held_until = Some(now.after(STRAIN_HOLD_MAX));
+            self.strain_again_at = now.after(STRAIN_HOLD_EVERY);
+        } else if self.lagging == 0 || self.held_until.is_some_and(|until| now >= until) {
+            self.held_until = None;
+        }
+        if self.held_until.is_some() && !was_held {
+            self.metrics.broadcast_holds.add(1);
         }
     }
 
@@ -383,7 +405,9 @@ impl Effects for Sockets {
         }
         self.delivered(received, 1);
         match frame {
-            Wire::Shared(bytes) if bytes.len() > COPY_BYTES_MAX => self.queue_chunk(id, Chunk::from_bytes(bytes.clone())),
+            Wire::Shared(bytes) if bytes.len() > COPY_BYTES_MAX => {
+                self.queue_chunk(id, Chunk::from_bytes(bytes.clone()))
+            }
             frame => self.queue(id, frame.as_slice()),
         }
         true
@@ -418,7 +442,7 @@ impl Effects for Sockets {
     fn takes_broadcasts(&self) -> bool {
         // What one turn adds to every queue at once is bounded, so that a hold comes in time.
         let turn_bytes_max = self.config.send_queue_bytes_max / BROADCAST_TURN_PART;
-        self.held_since.is_none() && (self.broadcast_bytes == 0 || self.broadcast_bytes < turn_bytes_max)
+        self.held_until.is_none() && (self.broadcast_bytes == 0 || self.broadcast_bytes < turn_bytes_max)
     }
 
     fn has_room(&self, class: Class, shard: ShardId) -> bool {

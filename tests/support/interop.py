@@ -31,6 +31,7 @@ def speak(url):
         # An iterable goes out as fragments.
         whole = json.dumps({"type": "send_message", "target_user": "rust", "content": "x" * 60_000})
         client.send(whole[at : at + 7_000] for at in range(0, len(whole), 7_000))
+        expect(client, type="message", **{"from": "rust"}, content="got it")
 
         send(client, type="broadcast", content="to all")
         expect(client, type="broadcast", **{"from": "python"}, content="to all")

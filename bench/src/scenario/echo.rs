@@ -1,10 +1,12 @@
-//! Every connection keeps `inflight` questions unanswered, and asks anew with each answer.
+//! Questions and answers. Closed loop: every connection keeps `inflight` questions unanswered, and asks anew with each
+//! answer. Open loop: a schedule says when the next connection in turn asks.
 
 use std::collections::VecDeque;
 
 use crate::frame::Template;
 use crate::net::{Driver, Net};
-use crate::scenario::{Question, is_filler_whole, is_pong};
+use crate::pace::Pace;
+use crate::scenario::{Load, Question, is_filler_whole, is_pong};
 use crate::sequence::{Arrival, SequenceTracker};
 use crate::stamp::{STAMP_BYTES, Stamp};
 use crate::sys;
@@ -13,39 +15,54 @@ use crate::sys;
 pub struct Echo {
     question: Question,
     template: Template,
-    inflight: u32,
+    load: Load,
     /// Users from this number on stay silent.
     active: u32,
     running: bool,
+    pace: Option<Pace>,
+    /// The connection that asks next, in an open loop.
+    next: usize,
     connections: Vec<Stream>,
 }
 
 #[derive(Default)]
 struct Stream {
-    /// When the unanswered questions were sent, in nanoseconds of the monotonic clock, oldest first.
-    asked_ns: VecDeque<u64>,
+    /// When the unanswered questions were to be sent and were, in nanoseconds of the monotonic clock, oldest first.
+    asked_ns: VecDeque<(u64, u64)>,
     asked: u64,
     answers: SequenceTracker,
 }
 
 impl Echo {
     /// A driver for `connections` connections; only users below `active` ask.
-    pub fn new(question: Question, inflight: u32, active: u32, connections: usize) -> Self {
+    pub fn new(question: Question, load: Load, active: u32, connections: usize) -> Self {
         let connections = (0..connections).map(|_| Stream::default()).collect();
-        Self { question, template: question.template(), inflight, active, running: false, connections }
+        let template = question.template();
+        Self { question, template, load, active, running: false, pace: None, next: 0, connections }
     }
 
-    fn ask(&mut self, net: &mut Net, index: usize, now_ns: u64) {
+    fn next_asker(&mut self, net: &Net) -> Option<usize> {
+        for _ in 0..net.len() {
+            let index = self.next;
+            self.next = if index + 1 == net.len() { 0 } else { index + 1 };
+            if net.user(index) < self.active && net.is_open(index) {
+                return Some(index);
+            }
+        }
+        None
+    }
+
+    fn ask(&mut self, net: &mut Net, index: usize, intended_ns: u64, now_ns: u64) {
         let stream = &mut self.connections[index];
         match self.question {
             Question::Ping => self.template.append(net.out(index)),
             Question::Raw(_) => {
-                let stamp = Stamp { sender: net.user(index), sequence: stream.asked, intended_ns: now_ns, lag_us: 0 };
+                let stamp = Stamp { sender: net.user(index), sequence: stream.asked, intended_ns, lag_us: 0 };
                 self.template.append_with(0, &stamp.encode(), net.out(index));
             }
         }
         stream.asked += 1;
-        stream.asked_ns.push_back(now_ns);
+        stream.asked_ns.push_back((intended_ns, now_ns));
         net.tally.sent += 1;
     }
 
@@ -85,10 +102,17 @@ impl Echo {
 impl Driver for Echo {
     fn start(&mut self, net: &mut Net) {
         self.running = true;
+        let inflight = match self.load {
+            Load::Closed { inflight } => inflight,
+            Load::Open { per_second, phase } => {
+                self.pace = (per_second > 0.0).then(|| Pace::new(per_second, sys::now_ns(), phase));
+                return;
+            }
+        };
         for index in 0..net.len() {
             if net.user(index) < self.active && net.is_open(index) {
                 let now_ns = sys::now_ns();
-                (0..self.inflight).for_each(|_| self.ask(net, index, now_ns));
+                (0..inflight).for_each(|_| self.ask(net, index, now_ns, now_ns));
                 net.write(index);
             }
         }
@@ -98,19 +122,37 @@ impl Driver for Echo {
         if !self.note(net, index, payload) {
             return;
         }
-        match self.connections[index].asked_ns.pop_front() {
-            Some(asked_ns) => net.received(now_ns, now_ns.saturating_sub(asked_ns), payload.len()),
-            None => {
-                net.tally.duplicated += 1;
-                return;
+        let Some((intended_ns, asked_ns)) = self.connections[index].asked_ns.pop_front() else {
+            net.tally.duplicated += 1;
+            return;
+        };
+        let age_ns = now_ns.saturating_sub(intended_ns);
+        match self.load {
+            Load::Open { .. } => net.received_paced(now_ns, age_ns, asked_ns - intended_ns, payload.len()),
+            Load::Closed { .. } => {
+                net.received(now_ns, age_ns, payload.len());
+                if self.running {
+                    self.ask(net, index, now_ns, now_ns);
+                }
             }
         }
-        if self.running {
-            self.ask(net, index, now_ns);
+    }
+
+    fn turn(&mut self, net: &mut Net, now_ns: u64) {
+        while let Some(intended_ns) = self.pace.as_mut().and_then(|pace| pace.due(now_ns)) {
+            if let Some(index) = self.next_asker(net) {
+                self.ask(net, index, intended_ns, now_ns);
+                net.sent_paced(intended_ns, now_ns);
+            }
         }
+    }
+
+    fn next_due_ns(&self) -> u64 {
+        self.pace.as_ref().map_or(u64::MAX, Pace::next_ns)
     }
 
     fn stop(&mut self, _net: &mut Net) {
         self.running = false;
+        self.pace = None;
     }
 }

@@ -6,18 +6,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::frame::Template;
 use crate::net::{Driver, Net};
+use crate::pace::Pace;
 use crate::scenario::{content_around, is_filler_whole};
 use crate::sequence::{Arrival, SequenceTracker};
 use crate::stamp::Stamp;
 use crate::sys;
 
 /// When the next broadcast goes out.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Pacing {
     /// As soon as fewer than so many are incomplete.
     Outstanding(u64),
     /// So many in one write, when the ones before are complete.
     Burst(u64),
+    /// By a schedule, so many a second.
+    Rate(f64),
 }
 
 /// How many broadcasts each worker's connections have all received, for the sender in another worker.
@@ -32,6 +35,7 @@ pub struct Fanout {
     worker: usize,
     progress: FanoutProgress,
     running: bool,
+    schedule: Option<Pace>,
     sent: u64,
     /// How many of this worker's connections have received the broadcasts from `complete` on.
     receipts: VecDeque<usize>,
@@ -59,6 +63,7 @@ impl Fanout {
             worker,
             progress,
             running: false,
+            schedule: None,
             sent: 0,
             receipts: VecDeque::new(),
             complete: 0,
@@ -75,19 +80,33 @@ impl Fanout {
         if !self.running || !self.is_sender() || !net.is_open(0) {
             return;
         }
+        if let Pacing::Rate(_) = self.pacing {
+            let now_ns = sys::now_ns();
+            while let Some(intended_ns) = self.schedule.as_mut().and_then(|schedule| schedule.due(now_ns)) {
+                self.broadcast(net, intended_ns, now_ns);
+                net.sent_paced(intended_ns, now_ns);
+            }
+            return;
+        }
         let complete = self.progress.iter().map(|worker| worker.load(Ordering::Relaxed)).min().unwrap_or(0);
         let incomplete = self.sent.saturating_sub(complete);
         let allowed = match self.pacing {
             Pacing::Outstanding(limit) => limit.saturating_sub(incomplete),
             Pacing::Burst(size) if incomplete == 0 => size,
-            Pacing::Burst(_) => 0,
+            Pacing::Burst(_) | Pacing::Rate(_) => 0,
         };
         for _ in 0..allowed {
-            let stamp = Stamp { sender: net.user(0), sequence: self.sent, intended_ns: sys::now_ns(), lag_us: 0 };
-            self.template.append_with(self.stamp_at, &stamp.encode(), net.out(0));
-            self.sent += 1;
-            net.tally.sent += 1;
+            let now_ns = sys::now_ns();
+            self.broadcast(net, now_ns, now_ns);
         }
+    }
+
+    fn broadcast(&mut self, net: &mut Net, intended_ns: u64, now_ns: u64) {
+        let lag_us = (now_ns.saturating_sub(intended_ns) / 1_000).try_into().unwrap_or(u32::MAX);
+        let stamp = Stamp { sender: net.user(0), sequence: self.sent, intended_ns, lag_us };
+        self.template.append_with(self.stamp_at, &stamp.encode(), net.out(0));
+        self.sent += 1;
+        net.tally.broadcasts += 1;
     }
 
     /// Counts the broadcasts at the front that every connection of this worker has.
@@ -105,6 +124,10 @@ impl Fanout {
 impl Driver for Fanout {
     fn start(&mut self, net: &mut Net) {
         self.running = true;
+        net.tally.listeners = net.open() as u64;
+        if let Pacing::Rate(per_second) = self.pacing {
+            self.schedule = Some(Pace::new(per_second, sys::now_ns(), 0.0));
+        }
         self.pump(net);
     }
 
@@ -124,7 +147,12 @@ impl Driver for Fanout {
                 return;
             }
         }
-        net.received(now_ns, stamp.age_ns(now_ns), payload.len());
+        let age_ns = stamp.age_ns(now_ns);
+        if let Pacing::Rate(_) = self.pacing {
+            // Nobody waits for the complete ones: they are not counted.
+            return net.received_paced(now_ns, age_ns, u64::from(stamp.lag_us) * 1_000, payload.len());
+        }
+        net.received(now_ns, age_ns, payload.len());
         let Some(place) = stamp.sequence.checked_sub(self.complete) else { return };
         let place = place as usize;
         if place >= self.receipts.len() {
@@ -145,7 +173,12 @@ impl Driver for Fanout {
         self.pump(net);
     }
 
+    fn next_due_ns(&self) -> u64 {
+        self.schedule.as_ref().filter(|_| self.is_sender()).map_or(u64::MAX, Pace::next_ns)
+    }
+
     fn stop(&mut self, _net: &mut Net) {
         self.running = false;
+        self.schedule = None;
     }
 }

@@ -1,11 +1,13 @@
 //! What the workers' connections do. Each scenario is a [`crate::net::Driver`].
 
+mod crowd;
 mod echo;
 mod fanout;
 mod idle;
 mod storm;
 mod unicast;
 
+pub use crowd::{Crowd, Roles};
 pub use echo::Echo;
 pub use fanout::{Fanout, Pacing};
 pub use idle::Idle;
@@ -19,6 +21,23 @@ use crate::stamp;
 const PING: &[u8] = br#"{"type":"ping"}"#;
 /// Its answer as the gateway writes it.
 const PONG: &[u8] = br#"{"type":"pong"}"#;
+
+/// When one worker's connections send.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Load {
+    /// Each keeps so many messages under way.
+    Closed {
+        /// Unanswered messages of each connection.
+        inflight: u32,
+    },
+    /// By a schedule, whatever comes back.
+    Open {
+        /// Messages a second of this worker.
+        per_second: f64,
+        /// Where in the first interval the schedule begins, from 0 to 1.
+        phase: f64,
+    },
+}
 
 /// The question a scenario asks to see whether a connection lives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -30,6 +30,25 @@ pub fn unshare_descriptors() -> io::Result<()> {
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FILES) }.map_err(io::Error::from)
 }
 
+/// The cores the calling thread may run on.
+///
+/// # Errors
+/// Those of sched_getaffinity(2).
+pub fn affinity() -> io::Result<Vec<usize>> {
+    let set = rustix::thread::sched_getaffinity(None)?;
+    Ok((0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect())
+}
+
+/// Binds the calling thread to these cores; processes that it starts inherit that.
+///
+/// # Errors
+/// Those of sched_setaffinity(2).
+pub fn pin_to_all(cpus: &[usize]) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    cpus.iter().for_each(|cpu| set.set(*cpu));
+    rustix::thread::sched_setaffinity(None, &set).map_err(io::Error::from)
+}
+
 /// Binds the calling thread to one core.
 ///
 /// # Errors
@@ -143,6 +162,10 @@ pub struct Readiness {
     pub readable: bool,
     /// The socket takes bytes (again), or its connection attempt has ended.
     pub writable: bool,
+    /// The peer has ended its side: the end may lie behind data that is there already.
+    pub half_closed: bool,
+    /// The connection is over in both directions, or broken.
+    pub ended: bool,
 }
 
 /// An edge-triggered epoll set: one registration for a socket's whole life, no system call to change interest.
@@ -193,6 +216,8 @@ impl Epoll {
                 token: data.u64(),
                 readable: flags.intersects(EventFlags::IN | EventFlags::RDHUP | ended),
                 writable: flags.intersects(EventFlags::OUT | ended),
+                half_closed: flags.intersects(EventFlags::RDHUP | ended),
+                ended: flags.intersects(ended),
             }
         }));
         Ok(())
