@@ -221,3 +221,6 @@ impl Links {
         self.peers[peer.index()].in_flight[class as usize]
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -479,3 +479,6 @@ fn open_user(sessions: &[Session], conn: ConnId) -> Option<&str> {
         .filter(|session| session.generation == conn.generation && session.stage == Stage::Open)
         .map(|session| session.user.as_str())
 }
+
+#[cfg(test)]
+mod tests;
