@@ -327,7 +327,7 @@ fn a_question_without_room_for_the_answer_is_not_counted() {
     assert!(matches!(first[..], [Effect::Owner(THERE, ToOwner::Admitted { refused_for: None, .. })]), "{first:?}");
     let second = world.effects(Input::Home(&admit));
     assert!(
-        matches!(second[..], [Effect::Owner(THERE, ToOwner::Admitted { refused_for: Some(1..=60), .. })]),
+        matches!(second[..], [Effect::Owner(THERE, ToOwner::Admitted { refused_for: Some(1..=61), .. })]),
         "{second:?}"
     );
     world.effects(Input::Home(&register));
