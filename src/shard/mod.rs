@@ -3,6 +3,7 @@
 //! - [`engine`]: io_uring behind a safe interface, the only `unsafe` of the project
 //! - [`chunk`]: bytes on their way to a socket
 //! - `conn`: what is kept for a connection; `sockets`: all of them, and what the hub does to them
+//! - `spread`: broadcasts on their way into the queues
 //! - `receive`, `request`, `finish`: bytes in, HTTP heads in, connections out
 //! - `mesh`: the one file that names glommio's channels; `park`: waiting without losing a wake-up
 //! - [`run`]: the loop
@@ -18,6 +19,7 @@ mod receive;
 mod request;
 mod run;
 mod sockets;
+mod spread;
 #[cfg(test)]
 mod tests;
 

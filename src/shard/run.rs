@@ -259,7 +259,7 @@ impl Shard {
         self.report_quiet();
         self.beat(Doing::Turning);
         let unsubmitted = self.engine.has_unsubmitted();
-        Ok(events == 0 && !unsubmitted && !meshed && !went_on && !sent_batches)
+        Ok(events == 0 && !unsubmitted && !meshed && !went_on && !sent_batches && !self.sockets.is_spreading())
     }
 
     fn beat(&self, doing: Doing) {
@@ -364,7 +364,6 @@ impl Shard {
     /// Hands what this turn queued to the kernel, one send for each connection.
     fn flush(&mut self) {
         self.sockets.spread_broadcasts();
-        self.sockets.broadcast_bytes = 0;
         self.sockets.update_hold();
         self.pause_senders();
         for id in std::mem::take(&mut self.sockets.too_slow) {
@@ -524,7 +523,7 @@ impl Shard {
     /// Says whether anything of this shard is on its way to another.
     fn report_quiet(&mut self) {
         let turns = self.sockets.metrics.turns.value();
-        let is_quiet = self.sockets.links.is_quiet() && !self.hub.is_leaving();
+        let is_quiet = self.sockets.links.is_quiet() && !self.sockets.is_spreading() && !self.hub.is_leaving();
         let Some(stop) = &mut self.stop else { return };
         if stop.is_closing {
             return;

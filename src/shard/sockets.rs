@@ -4,8 +4,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use crate::client::Disconnect;
 use crate::hub::effects::{COPY_BYTES_MAX, Effects, Origin, Verdict, Wire};
 use crate::hub::envelope::{Broadcast, Class, ToHome, ToOwner};
@@ -21,6 +19,7 @@ use crate::ws::encode;
 use super::chunk::Chunk;
 use super::conn::{Conn, Farewell, Phase};
 use super::run::ShardConfig;
+use super::spread::Spreads;
 
 /// Frames are gathered into one send up to this size; it is also what one slow send may hold in the kernel's hands.
 pub(super) const COALESCE_BYTES_MAX: usize = 64 << 10;
@@ -41,9 +40,11 @@ const CROWD_HOLD_MAX: Duration = Duration::from_secs(1);
 /// How long, and how often at most, they wait for a single reader.
 const STRAIN_HOLD_MAX: Duration = Duration::from_millis(200);
 const STRAIN_HOLD_EVERY: Duration = Duration::from_secs(2);
-/// Broadcasts of one turn take at most this part of a connection's queue.
-const BROADCAST_TURN_PART: usize = 8;
-const _: () = assert!(BROADCAST_TURN_PART > LAGGING_PART);
+/// Broadcasts that have not reached all connections take at most this part of a connection's queue.
+const SPREAD_PART: usize = 8;
+const _: () = assert!(SPREAD_PART > LAGGING_PART);
+/// Connections that broadcasts are queued for in one turn: about a millisecond's sends.
+const SPREAD_CONNECTIONS_MAX: u32 = 256;
 const _: () = assert!(COPY_BYTES_MAX <= SHARED_COPY_BYTES_MAX && SHARED_COPY_BYTES_MAX <= COALESCE_BYTES_MAX);
 
 /// The connections of a shard.
@@ -67,11 +68,7 @@ pub(super) struct Sockets {
     pub(super) stalled: VecDeque<ConnId>,
     /// Connections whose next step before they open waits.
     pub(super) postponed: VecDeque<ConnId>,
-    /// Broadcasts of this turn, one frame behind the other.
-    broadcast: Vec<u8>,
-    broadcast_frames: u64,
-    /// Bytes broadcast in this turn.
-    pub(super) broadcast_bytes: usize,
+    spreads: Spreads,
     /// When the messages came in whose deliveries were queued this turn, and how many deliveries each.
     pub(super) deliveries: Vec<(Micros, u64)>,
     pub(super) queued_bytes: u64,
@@ -117,9 +114,7 @@ impl Sockets {
             too_slow: Vec::new(),
             stalled: VecDeque::new(),
             postponed: VecDeque::new(),
-            broadcast: Vec::new(),
-            broadcast_frames: 0,
-            broadcast_bytes: 0,
+            spreads: Spreads::default(),
             deliveries: Vec::new(),
             queued_bytes: 0,
             open: 0,
@@ -310,24 +305,39 @@ impl Sockets {
         }
     }
 
-    /// Puts this turn's broadcasts into the queue of every open connection: one chunk, shared by all of them.
+    /// Puts broadcasts into the queues of open connections, as many as one turn may.
     pub(super) fn spread_broadcasts(&mut self) {
-        if self.broadcast_frames > 0 {
-            let gathered = Chunk::from_vec(std::mem::take(&mut self.broadcast));
-            let frames = std::mem::take(&mut self.broadcast_frames);
-            self.queue_for_all(&gathered, frames);
+        let mut connections_left = SPREAD_CONNECTIONS_MAX;
+        while connections_left > 0 {
+            let Some(mut spread) = self.spreads.take() else { break };
+            let reached_before = spread.reached;
+            while spread.next < self.places() && connections_left > 0 {
+                let index = spread.next;
+                spread.next += 1;
+                let conn = &self.conns[index as usize];
+                if conn.phase == Phase::Open {
+                    let id = ConnId { index, generation: conn.generation };
+                    self.queue_chunk(id, spread.chunk.clone());
+                    spread.reached += 1;
+                    connections_left -= 1;
+                }
+            }
+            let frames = spread.received.len() as u64;
+            self.metrics.messages_out_broadcast.add(frames * (spread.reached - reached_before));
+            if spread.next < self.places() {
+                self.spreads.put_back(spread);
+                break;
+            }
+            self.spreads.finished(&spread);
+            for &received in &spread.received {
+                self.delivered(received, spread.reached);
+            }
         }
     }
 
-    fn queue_for_all(&mut self, chunk: &Chunk, frames: u64) {
-        for index in 0..self.places() {
-            let conn = &self.conns[index as usize];
-            if conn.phase == Phase::Open {
-                let id = ConnId { index, generation: conn.generation };
-                self.queue_chunk(id, chunk.clone());
-            }
-        }
-        self.metrics.messages_out_broadcast.add(frames * self.open);
+    /// Whether a broadcast has not reached all connections yet.
+    pub(super) fn is_spreading(&self) -> bool {
+        self.spreads.bytes() > 0
     }
 
     /// Notes deliveries for the latency histogram.
@@ -414,24 +424,8 @@ impl Effects for Sockets {
     }
 
     fn deliver_all(&mut self, frame: Wire<'_>, received: Micros) {
-        if self.open == 0 {
-            return;
-        }
-        self.delivered(received, self.open);
-        let bytes = frame.as_slice();
-        self.broadcast_bytes += bytes.len();
-        if self.broadcast.len() + bytes.len() > COALESCE_BYTES_MAX {
-            self.spread_broadcasts();
-        }
-        match frame {
-            Wire::Shared(shared) if shared.len() > SHARED_COPY_BYTES_MAX => {
-                self.spread_broadcasts();
-                self.queue_for_all(&Chunk::from_bytes(Bytes::clone(shared)), 1);
-            }
-            _ => {
-                self.broadcast.extend_from_slice(bytes);
-                self.broadcast_frames += 1;
-            }
+        if self.open > 0 {
+            self.spreads.push(frame, received);
         }
     }
 
@@ -440,9 +434,9 @@ impl Effects for Sockets {
     }
 
     fn takes_broadcasts(&self) -> bool {
-        // What one turn adds to every queue at once is bounded, so that a hold comes in time.
-        let turn_bytes_max = self.config.send_queue_bytes_max / BROADCAST_TURN_PART;
-        self.held_until.is_none() && (self.broadcast_bytes == 0 || self.broadcast_bytes < turn_bytes_max)
+        // What goes into every queue at once is bounded, so that a hold comes in time.
+        let bytes_max = self.config.send_queue_bytes_max / SPREAD_PART;
+        self.held_until.is_none() && (self.spreads.bytes() == 0 || self.spreads.bytes() < bytes_max)
     }
 
     fn has_room(&self, class: Class, shard: ShardId) -> bool {
