@@ -5,7 +5,7 @@ BENCH := target/release/ringmesh-bench
 SERVER := target/release/ringmesh
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-tools check fmt lint bench doc clean
+.PHONY: help run build test test-tools check fmt lint bench bench-build bench-full bench-100k bench-peers doc clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,9 +36,21 @@ lint: ## Check format and lints; any warning is an error
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
-bench: ## Run the quick benchmarks: server on core 0, generator on core 1
+bench-build:
 	$(CARGO) build --release --workspace
+
+bench: bench-build ## Measure the quick suite, about two minutes: server on core 0, generator on core 1
 	$(BENCH) suite quick --server-cmd $(SERVER)
+
+bench-full: bench-build ## Measure the whole table, about ten minutes
+	$(BENCH) suite full --server-cmd $(SERVER)
+
+bench-100k: bench-build ## Hold 100,000 connections and send through them, about five minutes
+	$(BENCH) suite 100k --server-cmd $(SERVER)
+
+bench-peers: bench-build ## Measure other servers beside the node, interleaved (builds them first)
+	bench/peers/build.sh
+	$(BENCH) peers --server-cmd $(SERVER)
 
 doc: ## Build the API documentation
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps
