@@ -134,20 +134,26 @@ fn credits_travel_alone_from_an_eighth_of_the_window_on() {
 #[test]
 fn a_batch_that_came_back_goes_in_front() {
     let (mut a, mut b) = pair();
-    b.push_home(A, to_home(77));
+    for number in [77, 78] {
+        b.push_home(A, to_home(number));
+    }
     a.receive(B, b.take_batch(A).unwrap());
-    let handled = a.take_home(B).unwrap();
-    a.handled_home(B, &handled);
+    let handle_one = |a: &mut Links| {
+        let handled = a.take_home(B).unwrap();
+        a.handled_home(B, &handled);
+    };
+    handle_one(&mut a);
     a.push_home(B, to_home(0));
     a.push_pause(B, conn(5));
     let batch = a.take_batch(B).unwrap();
     a.push_home(B, to_home(1));
     a.push_pause(B, conn(6));
+    handle_one(&mut a);
     a.return_batch(B, batch);
     let batch = a.take_batch(B).unwrap();
     assert_eq!(batch.home.iter().map(number_of).collect::<Vec<_>>(), [0, 1]);
     assert_eq!(batch.pauses, [conn(5), conn(6)]);
-    assert_eq!(batch.credits[Class::Home as usize], WEIGHT, "credits are in one of them, and not lost or doubled");
+    assert_eq!(batch.credits[Class::Home as usize], 2 * WEIGHT, "credits of both, none lost and none doubled");
     assert!(a.take_batch(B).is_none() && !a.has_outbound());
 }
 

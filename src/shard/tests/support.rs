@@ -6,7 +6,7 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use ahash::RandomState;
-use glommio::{LocalExecutorBuilder, Placement};
+use glommio::Placement;
 use serde_json::{Value, json};
 use socket2::{Domain, SockRef, Socket, Type};
 use tungstenite::protocol::CloseFrame;
@@ -18,7 +18,7 @@ use crate::hub::heartbeat::Heartbeat;
 use crate::ids::ShardId;
 use crate::listeners;
 use crate::metrics::{Cell, ShardMetrics};
-use crate::node::{Node, Stage};
+use crate::node::{Node, Stage, executor};
 use crate::shard::{MeshTicket, ShardConfig, ShardError, run};
 use crate::ws;
 
@@ -63,10 +63,7 @@ impl Shards {
             let (config, node, ticket, report) =
                 (Arc::clone(&config), Arc::clone(&node), ticket.clone(), report.clone());
             let beside = beside.take_if(|_| shard + 1 == shards).map(|beside| (beside, metrics[usize::from(shard)]));
-            LocalExecutorBuilder::new(Placement::Unbound)
-                .name(&format!("shard-{shard}"))
-                .io_memory(0)
-                .ring_depth(256)
+            executor(Placement::Unbound, usize::from(shard))
                 .spawn(move || async move {
                     if let Some((beside, metrics)) = beside {
                         beside(metrics);
@@ -107,6 +104,7 @@ impl Shards {
 
 impl Drop for Shards {
     fn drop(&mut self) {
+        // Past the stage in which shards wait for each other, with their tickers for a clock.
         self.node.set_stage(Stage::Closing);
         let end = Instant::now() + DEADLINE;
         for _ in 0..self.addrs.len() {
