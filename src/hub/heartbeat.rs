@@ -28,10 +28,10 @@ impl Heartbeat {
     /// The first look at a connection that opened `now`: somewhere within the ping interval, so that connections which
     /// came together do not beat together. `spread` is any number that differs from connection to connection.
     pub fn first(&self, now: Micros, spread: u32) -> Micros {
-        let interval = self.ping_interval.as_micros() as u64;
+        let interval = self.ping_interval.as_micros();
         // Fibonacci hashing: neighbours land far apart.
-        let part = u64::from(spread.wrapping_mul(0x9e37_79b9));
-        Micros(now.0 + ((interval * part) >> 32))
+        let part = u128::from(spread.wrapping_mul(0x9e37_79b9));
+        Micros(now.0 + ((interval * part) >> 32) as u64)
     }
 
     /// Looks at a connection that sent its last byte at `heard`; `None` when it has been silent for too long.
