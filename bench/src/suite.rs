@@ -99,8 +99,8 @@ const FULL: &[Case] = &[
 /// The headline: 100,000 connections, about five minutes.
 const HUNDRED_K: &[Case] = &[
     apart("ping-500x1", "echo -c 500 -i 1 -d 10s"),
-    apart("ping-500x1-of-100k", "echo -c 100000 --active 500 -i 1 -d 10s --connect-timeout 30s"),
-    apart("ping-500x16-of-100k", "echo -c 100000 --active 500 -i 16 -d 10s --connect-timeout 30s"),
+    controlled("ping-500x1-of-100k", "pong", "echo -c 100000 --active 500 -i 1 -d 10s --connect-timeout 30s"),
+    controlled("ping-500x16-of-100k", "pong", "echo -c 100000 --active 500 -i 16 -d 10s --connect-timeout 30s"),
     apart(
         "idle-100k",
         "idle -c 100000 -d 65s --drain 30s --connect-timeout 30s --threshold errors=0,rss<1024,cpu_us<2",
@@ -124,9 +124,8 @@ pub fn run(args: &SuiteArgs) -> Result<Results, SuiteError> {
     };
     let mut results = Results { machine: machine::describe(), runs: Vec::new() };
     let own = std::env::current_exe()?;
-    let control = |mode: &str| {
-        // One slot more than any case has connections; the descriptor limit cuts it.
-        format!("{} control --listen {{listen}} --mode {mode} --connections-max 18500", own.display())
+    let control = |mode: &str, connections: u32| {
+        format!("{} control --listen {{listen}} --mode {mode} --connections-max {connections}", own.display())
     };
     for case in
         cases.iter().filter(|case| args.only.is_empty() || args.only.iter().any(|only| case.name.contains(only)))
@@ -135,8 +134,10 @@ pub fn run(args: &SuiteArgs) -> Result<Results, SuiteError> {
             results.runs.push(measure(case, case.name, &args.server_cmd, "")?);
             if let Some(mode) = case.control.filter(|_| !args.without_control) {
                 let name = format!("{}{}", case.name, CONTROL_SUFFIX);
+                // Some more, for sockets that are on their way out.
+                let connections = scenario(case.arguments).load().connections + 100;
                 let raw = if mode == "fanout" { " --raw" } else { "" };
-                results.runs.push(measure(case, &name, &control(mode), raw)?);
+                results.runs.push(measure(case, &name, &control(mode, connections), raw)?);
             }
         }
     }

@@ -1,7 +1,7 @@
 //! io_uring for the control server: direct descriptors, multishot recv into a ring of buffers, one send a socket.
 //!
 //! A ring's table of descriptors is bounded by RLIMIT_NOFILE: more connections take several rings, all of them served by
-//! one thread. The first ring polls the others, so that one wait is enough.
+//! one thread. The others signal an eventfd that the first one polls, so that one wait is enough.
 //!
 //! The interface is safe: memory that the kernel may touch belongs to the ring, and is never freed, because the control
 //! server lives as long as its process.
@@ -50,7 +50,7 @@ enum Operation {
     Send,
     Shutdown,
     Close,
-    /// Another ring has something to do; the slot is its number.
+    /// Another ring has something to do.
     Nested,
 }
 
@@ -63,8 +63,6 @@ struct Part {
     ring: IoUring,
     buffers: Buffers,
     ready: bool,
-    /// Its poll in the first ring has to be armed.
-    unwatched: bool,
 }
 
 impl Part {
@@ -79,7 +77,7 @@ impl Part {
             ring.submitter().register_buf_ring_with_flags(buffers.entries as u64, BUFFERS, BUFFER_GROUP, 0)?;
         }
         (0..BUFFERS).for_each(|buffer| buffers.give(buffer));
-        Ok(Self { ring, buffers, ready: false, unwatched: true })
+        Ok(Self { ring, buffers, ready: false })
     }
 
     /// Submits what is queued and lets the kernel do what it has put off, without waiting.
@@ -99,6 +97,10 @@ pub struct Ring {
     /// Slots of each ring; slot `n` is slot `n % slots_each` of ring `n / slots_each`.
     slots_each: u32,
     listener: OwnedFd,
+    /// Signalled by every ring but the first.
+    wake: OwnedFd,
+    /// The first ring's poll of it has to be armed.
+    unwatched: bool,
     /// The bytes under way in each slot; unchanged while a send is in flight.
     sending: ManuallyDrop<Vec<Vec<u8>>>,
     in_flight: Vec<bool>,
@@ -112,9 +114,15 @@ impl Ring {
     pub fn new(listener: OwnedFd, slots: u32, slots_each_max: u32) -> io::Result<Self> {
         let rings = slots.div_ceil(slots_each_max).max(1);
         let slots_each = slots.div_ceil(rings);
-        let parts = (0..rings).map(|_| Part::new(slots_each)).collect::<io::Result<_>>()?;
+        let parts = (0..rings).map(|_| Part::new(slots_each)).collect::<io::Result<Vec<_>>>()?;
+        let wake = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
+        for part in &parts[1..] {
+            part.ring.submitter().register_eventfd(wake.as_raw_fd())?;
+        }
+        let unwatched = parts.len() > 1;
         let sending = ManuallyDrop::new(vec![Vec::new(); slots as usize]);
-        Ok(Self { parts, slots_each, listener, sending, in_flight: vec![false; slots as usize] })
+        let in_flight = vec![false; slots as usize];
+        Ok(Self { parts, slots_each, listener, wake, unwatched, sending, in_flight })
     }
 
     /// Waits for the next connection in this slot.
@@ -221,16 +229,13 @@ impl Ring {
         Ok(())
     }
 
-    /// Has the first ring say when another one has something to do.
+    /// Has the first ring say when another one has something to do. The eventfd is never read: each signal is an edge.
     fn watch_others(&mut self) -> io::Result<()> {
-        for number in 1..self.parts.len() {
-            if std::mem::take(&mut self.parts[number].unwatched) {
-                let fd = Fd(self.parts[number].ring.as_raw_fd());
-                let poll = opcode::PollAdd::new(fd, libc::POLLIN as u32).multi(true).build();
-                self.push_to(0, Operation::Nested, number as u32, poll)?;
-                // What it had before the poll was armed is no news to the poll.
-                self.parts[number].ready = true;
-            }
+        if std::mem::take(&mut self.unwatched) {
+            let poll = opcode::PollAdd::new(Fd(self.wake.as_raw_fd()), libc::POLLIN as u32).multi(true).build();
+            self.push_to(0, Operation::Nested, 0, poll)?;
+            // What they had before the poll was armed is no news to the poll.
+            self.parts[1..].iter_mut().for_each(|part| part.ready = true);
         }
         Ok(())
     }
@@ -261,9 +266,8 @@ impl Ring {
                 Operation::Shutdown => continue,
                 Operation::Close => Completion::Closed { slot },
                 Operation::Nested => {
-                    let nested = &mut self.parts[slot as usize];
-                    nested.ready = true;
-                    nested.unwatched |= !cqueue::more(entry.flags());
+                    self.parts[1..].iter_mut().for_each(|part| part.ready = true);
+                    self.unwatched |= !cqueue::more(entry.flags());
                     continue;
                 }
             });
