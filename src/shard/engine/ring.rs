@@ -152,7 +152,14 @@ impl Ring {
     }
 
     /// Arms recvs that had found no buffer: as many as there are buffers, since more would only fail again.
+    ///
+    /// Completions that were not looked at yet hold buffers too, so the count is true only when there are none. Arming on
+    /// a count that is too high makes more failures in each turn than the turn takes in, and an overloaded shard would
+    /// come to do nothing else.
     pub(super) fn feed_starved(&mut self) {
+        if self.starved.is_empty() || self.has_completions() {
+            return;
+        }
         for _ in 0..self.buffers.available() {
             let Some((slot, generation)) = self.starved.pop_front() else { return };
             self.rearm(slot, generation);
@@ -161,7 +168,9 @@ impl Ring {
 
     /// Whether [`Ring::feed_starved`] would do something in the next turn.
     pub(super) fn can_feed_starved(&self) -> bool {
-        !self.starved.is_empty() && (self.buffers.available() > 0 || self.buffers.has_returned())
+        !self.starved.is_empty()
+            && !self.has_completions()
+            && (self.buffers.available() > 0 || self.buffers.has_returned())
     }
 
     /// Whether something waits to be submitted.
@@ -169,11 +178,15 @@ impl Ring {
         !self.backlog.is_empty() || !self.submission().is_empty()
     }
 
+    /// Whether completions wait to be taken.
+    fn has_completions(&self) -> bool {
+        // SAFETY: `self` is borrowed and not Sync, so there is no other handle of the completion queue.
+        !unsafe { self.uring.completion_shared() }.is_empty()
+    }
+
     /// Whether there is nothing to submit, to run in the kernel, or to reap.
     pub(super) fn is_quiet(&self) -> bool {
-        // SAFETY: `self` is borrowed and not Sync, so there is no other handle of the completion queue.
-        let nothing_to_reap = unsafe { self.uring.completion_shared() }.is_empty();
-        nothing_to_reap && !self.has_unsubmitted() && !self.kernel_has_work()
+        !self.has_completions() && !self.has_unsubmitted() && !self.kernel_has_work()
     }
 
     /// Submits what is queued, runs what the kernel deferred, and makes completions visible; no system call if there is
