@@ -5,7 +5,7 @@
 //! [`verdict`], [`table`], [`chart`], [`html`], [`compare`]. The rim: [`sys`] (the only unsafe code), [`net`] (one worker's sockets), [`run`] (the workers
 //! and their phases), [`proc`] and [`machine`] (what /proc says), [`results`] (files), [`control`] (a server to compare
 //! with), [`shards`] (what its metrics tell). [`scenario`] says what the connections do, [`launch`] makes a report of a command line;
-//! [`search`], [`suite`], [`peers`] (with [`server`]) and [`agent`] make many.
+//! [`search`], [`suite`], [`peers`] (with [`server`] and [`nats`]) and [`agent`] make many.
 #![warn(missing_docs)]
 
 mod agent;
@@ -18,6 +18,7 @@ mod handshake;
 mod html;
 mod launch;
 mod machine;
+mod nats;
 mod net;
 mod pace;
 mod peers;
@@ -92,9 +93,10 @@ impl Failure {
             },
             Self::Suite(SuiteError::Server(_)) | Self::Agent(AgentError::Network(..)) => EXIT_UNREACHABLE,
             Self::Agent(AgentError::Part(..) | AgentError::Format(..)) => EXIT_INVALID,
-            Self::Control(_) | Self::Results(ResultsError::Write { .. }) | Self::Suite(SuiteError::Own(_)) => {
-                EXIT_INVALID
-            }
+            Self::Suite(SuiteError::Nats(_))
+            | Self::Control(_)
+            | Self::Results(ResultsError::Write { .. })
+            | Self::Suite(SuiteError::Own(_)) => EXIT_INVALID,
             Self::Results(_) | Self::Agent(AgentError::Arguments(_) | AgentError::NotDivisible(_)) => EXIT_USAGE,
         }
     }
