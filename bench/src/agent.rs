@@ -12,6 +12,7 @@ use crate::cli::{AgentArgs, Cli, Command, CoordinateArgs, Scenario};
 use crate::launch::{self, LaunchError};
 use crate::report::Report;
 use crate::run::Outcome;
+use crate::scenario::Pairs;
 
 /// Why the machines did not come together.
 #[derive(Debug, thiserror::Error)]
@@ -100,6 +101,10 @@ pub fn coordinate(args: &CoordinateArgs) -> Result<Report, AgentError> {
     let scenario = parse(&args.scenario)?;
     if matches!(scenario, Scenario::Fanout { .. } | Scenario::Slow { .. } | Scenario::Mixed { .. }) {
         return Err(AgentError::NotDivisible(scenario.name()));
+    }
+    if matches!(&scenario, Scenario::Unicast { pairing, .. } if pairing.pairs != Pairs::Mixed) {
+        let reason = "--pairs same and other need a generator that connects alone";
+        return Err(AgentError::Arguments(reason.to_owned()));
     }
     let asked = launch::asked(&scenario)?;
     let load = scenario.load();

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::scenario::Pairs;
+
 /// Load generator and benchmark harness for WebSocket gateways.
 #[derive(Debug, Parser)]
 #[command(name = "ringmesh-bench", version)]
@@ -155,6 +157,8 @@ pub enum Scenario {
         load: Load,
         #[command(flatten)]
         talk: Talk,
+        #[command(flatten)]
+        pairing: PairingArgs,
     },
     /// One user broadcasts to all connections, or --rate times a second.
     Fanout {
@@ -345,6 +349,17 @@ pub struct Talk {
     /// Only so many of the connections talk, the others are idle.
     #[arg(long)]
     pub active: Option<u32>,
+}
+
+/// Which users of the gateway talk to each other.
+#[derive(Clone, Debug, Args)]
+pub struct PairingArgs {
+    /// Pairs on one shard, of two shards, or as the users' numbers have it. The first two connect one at a time.
+    #[arg(long, value_enum, default_value_t)]
+    pub pairs: Pairs,
+    /// Where the gateway says how many connections each shard has, such as http://127.0.0.1:8081/metrics.
+    #[arg(long)]
+    pub metrics_url: Option<String>,
 }
 
 /// Who does what among mixed connections; each scenario has its own defaults.

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use crate::cli::{CrowdArgs, Load, Scenario, Talk};
+use crate::cli::{CrowdArgs, Load, PairingArgs, Scenario, Talk};
 use crate::handshake::{Target, TargetError};
 use crate::net::Driver;
 use crate::report::{Asked, Report};
 use crate::run::{self, Outcome, Part, Plan, RunError, Window};
-use crate::scenario::{Crowd, Echo, Fanout, Idle, Load as Sending, Pacing, Question, Roles, Storm, Unicast};
+use crate::scenario::{Crowd, Echo, Fanout, Idle, Load as Sending, Pacing, Pairs, Question, Roles, Storm, Unicast};
+use crate::shards::{Shards, ShardsError};
 use crate::sys;
 use crate::threshold::{Threshold, ThresholdError};
 
@@ -25,6 +26,9 @@ pub enum LaunchError {
     /// Nobody answers, or the generator failed.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// On which shards the connections are.
+    #[error(transparent)]
+    Shards(#[from] ShardsError),
     /// The arguments contradict each other.
     #[error("{0}")]
     Usage(&'static str),
@@ -80,14 +84,24 @@ pub fn outcome(scenario: &Scenario, gate: &dyn Fn()) -> Result<Outcome, LaunchEr
             let driver = |part: Part| Echo::new(question, sending(load, talk, &part, active), active, part.users.len());
             carry_out(load, Window::Traffic, |_| driver, gate)
         }
-        Scenario::Unicast { talk, .. } => {
+        Scenario::Unicast { talk, pairing, .. } => {
             let active = talk.active.map_or(u32::MAX, |active| load.users_from + active);
             if load.raw || load.connections < 2 || talk.active.is_some_and(|active| active < 2) {
                 return Err(LaunchError::Usage("unicast needs the gateway's JSON and at least two users"));
             }
+            let shards = shards(load, pairing)?;
+            let mut load = load.clone();
+            if shards.is_some() {
+                load.concurrency = 1;
+            }
+            let load = &load;
             let driver = |part: Part| {
                 let sending = sending(load, talk, &part, active);
-                Unicast::new(&load.user_prefix, load.payload, sending, active, part.users.len())
+                let driver = Unicast::new(&load.user_prefix, load.payload, sending, active, part.users.len());
+                match &shards {
+                    Some(shards) => driver.paired_by_shard(pairing.pairs, shards.clone()),
+                    None => driver,
+                }
             };
             carry_out(load, Window::Traffic, |_| driver, gate)
         }
@@ -133,6 +147,24 @@ pub fn outcome(scenario: &Scenario, gate: &dyn Fn()) -> Result<Outcome, LaunchEr
             carry_out(load, Window::Traffic, |_| |part: Part| mixed(load, crowd, &defaults, &part), gate)
         }
     }
+}
+
+/// What tells the connections' shards; `None` when the pairs do not depend on them.
+fn shards(load: &Load, args: &PairingArgs) -> Result<Option<Shards>, LaunchError> {
+    if args.pairs == Pairs::Mixed {
+        return Ok(None);
+    }
+    let url = args.metrics_url.as_ref().ok_or(LaunchError::Usage("--pairs same and other need --metrics-url"))?;
+    let workers = run::workers_needed(load.threads, load.connections, sys::raise_descriptor_limit());
+    if workers > 1 || load.url.len() > 1 {
+        let reason = "--pairs same and other need one URL, one thread, and connections within its descriptor limit";
+        return Err(LaunchError::Usage(reason));
+    }
+    let shards = Shards::begin(url)?;
+    if args.pairs == Pairs::Other && shards.len() == 1 {
+        return Err(ShardsError::OneShard.into());
+    }
+    Ok(Some(shards))
 }
 
 /// What mixed connections do unless the command line says otherwise.

@@ -4,8 +4,8 @@
 //! Pure: [`frame`], [`handshake`], [`stamp`], [`sequence`], [`pace`], [`stats`], [`timeline`], [`report`], [`threshold`],
 //! [`verdict`], [`table`], [`chart`], [`html`], [`compare`]. The rim: [`sys`] (the only unsafe code), [`net`] (one worker's sockets), [`run`] (the workers
 //! and their phases), [`proc`] and [`machine`] (what /proc says), [`results`] (files), [`control`] (a server to compare
-//! with). [`scenario`] says what the connections do, [`launch`] makes a report of a command line;
-//! [`search`], [`suite`], [`peers`] (with [`server`]) and [`agent`] make many.
+//! with), [`shards`] (what its metrics tell). [`scenario`] says what the connections do, [`launch`] makes a report of a command line;
+//! [`search`], [`suite`], [`peers`] (with [`server`] and [`nats`]) and [`agent`] make many.
 #![warn(missing_docs)]
 
 mod agent;
@@ -18,6 +18,7 @@ mod handshake;
 mod html;
 mod launch;
 mod machine;
+mod nats;
 mod net;
 mod pace;
 mod peers;
@@ -29,6 +30,7 @@ mod scenario;
 mod search;
 mod sequence;
 mod server;
+mod shards;
 mod stamp;
 mod stats;
 mod suite;
@@ -49,6 +51,7 @@ use cli::{Cli, Command, Scenario, SearchArgs, SuiteName};
 use launch::LaunchError;
 use results::{Results, ResultsError};
 use run::RunError;
+use shards::ShardsError;
 use suite::SuiteError;
 use verdict::Outcome;
 
@@ -83,13 +86,17 @@ impl Failure {
             | Self::Agent(AgentError::Launch(error)) => match error {
                 LaunchError::Run(RunError::Unreachable { .. }) => EXIT_UNREACHABLE,
                 LaunchError::Run(RunError::Worker(_)) => EXIT_INVALID,
-                LaunchError::Target(_) | LaunchError::Threshold(_) | LaunchError::Usage(_) => EXIT_USAGE,
+                LaunchError::Shards(ShardsError::Read(..) | ShardsError::Unclear(..)) => EXIT_UNREACHABLE,
+                LaunchError::Shards(_) | LaunchError::Target(_) | LaunchError::Threshold(_) | LaunchError::Usage(_) => {
+                    EXIT_USAGE
+                }
             },
             Self::Suite(SuiteError::Server(_)) | Self::Agent(AgentError::Network(..)) => EXIT_UNREACHABLE,
             Self::Agent(AgentError::Part(..) | AgentError::Format(..)) => EXIT_INVALID,
-            Self::Control(_) | Self::Results(ResultsError::Write { .. }) | Self::Suite(SuiteError::Own(_)) => {
-                EXIT_INVALID
-            }
+            Self::Suite(SuiteError::Nats(_))
+            | Self::Control(_)
+            | Self::Results(ResultsError::Write { .. })
+            | Self::Suite(SuiteError::Own(_)) => EXIT_INVALID,
             Self::Results(_) | Self::Agent(AgentError::Arguments(_) | AgentError::NotDivisible(_)) => EXIT_USAGE,
         }
     }

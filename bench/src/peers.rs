@@ -1,10 +1,13 @@
 //! Servers beside each other: every round gives each one its turn, so that whatever else the machine does hits all alike.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::cli::PeersArgs;
 use crate::compare::median;
 use crate::machine;
+use crate::nats::Echoes;
+use crate::report::Report;
 use crate::results::Results;
 use crate::suite::{self, SuiteError};
 
@@ -17,25 +20,51 @@ struct Workload {
     ours: &'static str,
     /// The same for servers that know frames only.
     plain: &'static str,
+    /// The same for NATS: connections, and messages of each under way.
+    nats: Option<(u32, u32)>,
 }
 
 const WORKLOADS: [Workload; 4] = [
-    Workload { name: "ping-500x1", mode: "echo", ours: "echo -c 500 -i 1", plain: "echo -c 500 -i 1 --raw" },
-    Workload { name: "ping-500x16", mode: "echo", ours: "echo -c 500 -i 16", plain: "echo -c 500 -i 16 --raw" },
-    Workload { name: "fanout-1000", mode: "fanout", ours: "fanout -c 1000", plain: "fanout -c 1000 --raw" },
+    Workload {
+        name: "ping-500x1",
+        mode: "echo",
+        ours: "echo -c 500 -i 1",
+        plain: "echo -c 500 -i 1 --raw",
+        nats: Some((500, 1)),
+    },
+    Workload {
+        name: "ping-500x16",
+        mode: "echo",
+        ours: "echo -c 500 -i 16",
+        plain: "echo -c 500 -i 16 --raw",
+        nats: Some((500, 16)),
+    },
+    Workload { name: "fanout-1000", mode: "fanout", ours: "fanout -c 1000", plain: "fanout -c 1000 --raw", nats: None },
     Workload {
         name: "fanout-1000-burst32",
         mode: "fanout",
         ours: "fanout -c 1000 --burst 32",
         plain: "fanout -c 1000 --burst 32 --raw",
+        nats: None,
     },
 ];
 
-/// A server: its name, its command, and whether it speaks the gateway's contract.
+/// What a server understands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Speaks {
+    /// The gateway's contract.
+    Contract,
+    /// WebSocket frames, whatever is in them.
+    Frames,
+    /// The protocol of NATS.
+    Nats,
+}
+
+/// A server.
 struct Peer {
     name: &'static str,
     command: String,
-    ours: bool,
+    speaks: Speaks,
 }
 
 /// Measures all servers that are there.
@@ -51,11 +80,8 @@ pub fn run(args: &PeersArgs) -> Result<Results, SuiteError> {
     for round in 1..=args.rounds {
         for workload in &WORKLOADS {
             for peer in &peers {
-                let arguments = if peer.ours { workload.ours } else { workload.plain };
-                let arguments = format!("{arguments} -d {}ms --quiet", args.duration.as_millis());
-                let name = format!("{}/{}", workload.name, peer.name);
-                let command = peer.command.replace("{mode}", workload.mode);
-                let report = suite::measure_apart(&name, &arguments, &command)?;
+                let Some(report) = measure(workload, peer, args.duration)? else { continue };
+                let name = &report.name;
                 println!(
                     "round {round}  {name:<36} {:>12.0} messages for each server CPU-second  {}",
                     report.server.as_ref().map_or(0.0, |server| server.messages_per_cpu_second),
@@ -69,14 +95,30 @@ pub fn run(args: &PeersArgs) -> Result<Results, SuiteError> {
     Ok(results)
 }
 
+/// Asks one server one question; `None` when it has no answer to it.
+fn measure(workload: &Workload, peer: &Peer, duration: Duration) -> Result<Option<Report>, SuiteError> {
+    let name = format!("{}/{}", workload.name, peer.name);
+    let command = peer.command.replace("{mode}", workload.mode);
+    let arguments = match peer.speaks {
+        Speaks::Contract => workload.ours,
+        Speaks::Frames => workload.plain,
+        Speaks::Nats => {
+            let Some((connections, inflight)) = workload.nats else { return Ok(None) };
+            return suite::measure_nats(&name, Echoes { connections, inflight, duration }, &command).map(Some);
+        }
+    };
+    let arguments = format!("{arguments} -d {}ms --quiet", duration.as_millis());
+    suite::measure_apart(&name, &arguments, &command).map(Some)
+}
+
 fn peers(args: &PeersArgs) -> Result<Vec<Peer>, SuiteError> {
     let own = std::env::current_exe()?;
     let mut peers = vec![
-        Peer { name: "ringmesh", command: args.server_cmd.clone(), ours: true },
+        Peer { name: "ringmesh", command: args.server_cmd.clone(), speaks: Speaks::Contract },
         Peer {
             name: "control",
             command: format!("{} control --listen {{listen}} --mode {{mode}}", own.display()),
-            ours: false,
+            speaks: Speaks::Frames,
         },
     ];
     for (name, program) in [
@@ -89,12 +131,23 @@ fn peers(args: &PeersArgs) -> Result<Vec<Peer>, SuiteError> {
     }
     let script = args.peers.join("node/ws-server.cjs");
     add(&mut peers, "node-ws", &script, format!("node {} {{port}} {{mode}}", script.display()));
+    // Debian installs it outside of the usual user's path.
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
+    match folders.find_map(|folder| Some(folder.join("nats-server")).filter(|program| program.is_file())) {
+        Some(program) => peers.push(Peer {
+            name: "nats-server",
+            command: format!("{} -a 127.0.0.1 -p {{port}} -l /dev/null", program.display()),
+            speaks: Speaks::Nats,
+        }),
+        None => eprintln!("nats-server: not in the path (Debian's package nats-server has it)"),
+    }
     Ok(peers)
 }
 
 fn add(peers: &mut Vec<Peer>, name: &'static str, path: &Path, command: String) {
     if path.exists() {
-        peers.push(Peer { name, command, ours: false });
+        peers.push(Peer { name, command, speaks: Speaks::Frames });
     } else {
         eprintln!("{name}: {} is not there (bench/peers/build.sh builds it)", path.display());
     }
@@ -117,6 +170,10 @@ fn table(results: &Results, peers: &[Peer]) -> String {
         out += &format!("\n{:<20}", peer.name);
         for workload in &WORKLOADS {
             let (own, theirs) = (value(workload, peers[0].name), value(workload, peer.name));
+            if peer.speaks == Speaks::Nats && workload.nats.is_none() {
+                out += &format!(" {:>22}", "-");
+                continue;
+            }
             out += &format!(" {theirs:>14.0} {:>6.2}x", if own > 0.0 { theirs / own } else { 0.0 });
         }
     }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::proc::MemorySample;
 use crate::run::{Outcome, Usage};
+use crate::scenario::Pairing;
 use crate::stats::{Latencies, Summary};
 use crate::threshold::Threshold;
 use crate::timeline::Point;
@@ -54,6 +55,9 @@ pub struct Report {
     pub timeline: Vec<Point>,
     /// Loss, duplicates, order.
     pub truth: Truth,
+    /// Who talks to whom, where that is a question.
+    #[serde(default)]
+    pub pairing: Option<Pairing>,
     /// What went wrong, and how often.
     pub errors: BTreeMap<String, u64>,
     /// All errors, lost, duplicated and reordered messages together: 0 in a good run.
@@ -208,6 +212,7 @@ impl Report {
             curve,
             timeline: std::mem::take(&mut outcome.timeline),
             truth,
+            pairing: tally.pairing.take(),
             errors: std::mem::take(&mut tally.errors),
             errors_total: connection_errors + message_errors,
             server: outcome.server.map(|usage| Server::new(usage, per_second(messages))),

@@ -123,7 +123,8 @@ impl Usage {
         (self.cpu_seconds + self.wait_seconds) / self.seconds.max(1e-9) * 100.0
     }
 
-    fn between(before: ProcessSample, after: ProcessSample) -> Self {
+    /// What was used from one sample to a later one.
+    pub fn between(before: ProcessSample, after: ProcessSample) -> Self {
         let seconds = |from: u64, to: u64| to.saturating_sub(from) as f64 / 1e9;
         Self {
             seconds: seconds(before.at_ns, after.at_ns),

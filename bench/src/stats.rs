@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::scenario::Pairing;
+
 /// The longest latency told apart, in nanoseconds: ten minutes.
 const LATENCY_NS_MAX: u64 = 600_000_000_000;
 /// The shortest one told apart, in nanoseconds.
@@ -136,6 +138,8 @@ pub struct Summary {
 /// What one worker saw.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Tally {
+    /// Who talks to whom, where that is a question.
+    pub pairing: Option<Pairing>,
     /// Messages sent to one receiver each, warm-up and drain included.
     pub sent: u64,
     /// Messages sent to everybody.
@@ -207,6 +211,10 @@ impl Tally {
 
     /// Adds another worker's.
     pub fn merge(&mut self, other: Self) {
+        match (&mut self.pairing, other.pairing) {
+            (Some(own), Some(other)) => own.merge(&other),
+            (own, other) => *own = own.take().or(other),
+        }
         self.sent += other.sent;
         self.broadcasts += other.broadcasts;
         self.listeners += other.listeners;

@@ -4,7 +4,8 @@ use clap::Parser as _;
 
 use crate::cli::{Cli, Command, CpuList, Scenario, SuiteArgs, SuiteName};
 use crate::launch::{self, LaunchError};
-use crate::report::Report;
+use crate::nats::{self, Echoes};
+use crate::report::{Asked, Report};
 use crate::results::Results;
 use crate::server::{Server, ServerError};
 use crate::sys;
@@ -19,6 +20,9 @@ pub enum SuiteError {
     /// A scenario.
     #[error("{0}: {1}")]
     Launch(String, LaunchError),
+    /// A connection to NATS.
+    #[error("nats: {0}")]
+    Nats(std::io::Error),
     /// This process cannot say where it may run, or what it is.
     #[error("cannot look at this process: {0}")]
     Own(#[from] std::io::Error),
@@ -163,11 +167,7 @@ pub fn measure_apart(name: &str, arguments: &str, server_cmd: &str) -> Result<Re
 }
 
 fn measure_on(cores: Cores, name: &str, arguments: &str, server_cmd: &str) -> Result<Report, SuiteError> {
-    let own = sys::affinity()?;
-    let (server_cpus, generator_cpus) = match (cores, own.as_slice()) {
-        (Cores::Apart, [first, second, ..]) => (vec![*first], vec![*second]),
-        (Cores::Apart | Cores::Shared, all) => (all.to_vec(), Vec::new()),
-    };
+    let (server_cpus, generator_cpus) = split(cores)?;
     let server = Server::start(server_cmd, &server_cpus)?;
     let mut scenario = scenario(arguments);
     let load = scenario.load_mut();
@@ -176,6 +176,34 @@ fn measure_on(cores: Cores, name: &str, arguments: &str, server_cmd: &str) -> Re
     load.name = Some(name.to_owned());
     load.cpu = Some(generator_cpus).filter(|cpus| !cpus.is_empty()).map(CpuList);
     launch::report(&scenario).map_err(|error| SuiteError::Launch(name.to_owned(), error))
+}
+
+/// The same with NATS, which speaks another protocol.
+///
+/// # Errors
+/// When the server does not start, or does not answer as it should.
+pub fn measure_nats(name: &str, echoes: Echoes, server_cmd: &str) -> Result<Report, SuiteError> {
+    let (server_cpus, generator_cpus) = split(Cores::Apart)?;
+    let server = Server::start(server_cmd, &server_cpus)?;
+    let cpu = generator_cpus.first().copied();
+    let outcome = nats::measure(server.address, server.pid(), cpu, echoes).map_err(SuiteError::Nats)?;
+    let asked = Asked {
+        name: name.to_owned(),
+        scenario: "nats".to_owned(),
+        connections: echoes.connections,
+        rate: None,
+        thresholds: Vec::new(),
+    };
+    Ok(Report::new(&asked, outcome))
+}
+
+/// The cores of the server and of the generator; none: wherever it likes.
+fn split(cores: Cores) -> std::io::Result<(Vec<usize>, Vec<usize>)> {
+    let own = sys::affinity()?;
+    Ok(match (cores, own.as_slice()) {
+        (Cores::Apart, [first, second, ..]) => (vec![*first], vec![*second]),
+        (Cores::Apart | Cores::Shared, all) => (all.to_vec(), Vec::new()),
+    })
 }
 
 /// The scenario that these words ask for. They are constants, which a test reads.

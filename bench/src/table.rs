@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::report::Report;
+use crate::scenario::Pairs;
 
 /// The table, with a line end behind every line.
 pub fn render(report: &Report) -> String {
@@ -42,6 +43,18 @@ fn write_table(report: &Report, out: &mut String) -> std::fmt::Result {
         write!(out, "; asked {asked:.0}/s, sent {sent:.0}/s")?;
     }
     writeln!(out)?;
+    if let Some(pairing) = &report.pairing {
+        let pairs = match pairing.pairs {
+            Pairs::Same => "of one shard",
+            Pairs::Other => "of two shards",
+            Pairs::Mixed => "mixed: on whichever shards chance put them",
+        };
+        write!(out, "pairs         {} {pairs}, {} connections alone", pairing.made, pairing.alone)?;
+        if !pairing.by_shard.is_empty() {
+            write!(out, "; connections by shard {:?}", pairing.by_shard)?;
+        }
+        writeln!(out)?;
+    }
     write_machines(report, out)?;
     let truth = &report.truth;
     writeln!(

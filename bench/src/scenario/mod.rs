@@ -4,6 +4,7 @@ mod crowd;
 mod echo;
 mod fanout;
 mod idle;
+mod pairing;
 mod storm;
 mod unicast;
 
@@ -11,6 +12,7 @@ pub use crowd::{Crowd, Roles};
 pub use echo::Echo;
 pub use fanout::{Fanout, Pacing};
 pub use idle::Idle;
+pub use pairing::{Pairing, Pairs};
 pub use storm::Storm;
 pub use unicast::Unicast;
 

@@ -4,8 +4,10 @@
 use crate::frame::Template;
 use crate::net::{Driver, Net};
 use crate::pace::Pace;
+use crate::scenario::pairing::{self, Pairing, Pairs};
 use crate::scenario::{Load, content_around, is_filler_whole};
 use crate::sequence::{Arrival, SequenceTracker};
+use crate::shards::Shards;
 use crate::stamp::Stamp;
 use crate::sys;
 
@@ -20,7 +22,18 @@ pub struct Unicast {
     pace: Option<Pace>,
     /// The connection that sends next, in an open loop.
     next: usize,
+    by_shard: Option<ByShard>,
     connections: Vec<Stream>,
+}
+
+/// Pairs that are made once it is known on which shard each connection is.
+struct ByShard {
+    pairs: Pairs,
+    /// `None` once a shard could not be told: what follows is no clearer.
+    counts: Option<Shards>,
+    shards: Vec<Option<usize>>,
+    /// The index of each connection's partner, from the beginning of the traffic on.
+    partners: Vec<Option<usize>>,
 }
 
 #[derive(Default)]
@@ -38,7 +51,15 @@ impl Unicast {
         let connections = (0..connections).map(|_| Stream::default()).collect();
         let user_prefix = user_prefix.to_owned();
         let active = active & !1;
-        Self { user_prefix, payload_bytes, load, active, running: false, pace: None, next: 0, connections }
+        let by_shard = None;
+        Self { user_prefix, payload_bytes, load, active, running: false, pace: None, next: 0, by_shard, connections }
+    }
+
+    /// The same with pairs made by shard; connections must be begun one at a time, and by this worker alone.
+    pub fn paired_by_shard(mut self, pairs: Pairs, counts: Shards) -> Self {
+        let shards = vec![None; self.connections.len()];
+        self.by_shard = Some(ByShard { pairs, counts: Some(counts), shards, partners: Vec::new() });
+        self
     }
 
     /// True for the users that talk.
@@ -46,11 +67,50 @@ impl Unicast {
         user < self.active
     }
 
+    /// The index of a connection's partner.
+    fn partner(&self, index: usize) -> Option<usize> {
+        match &self.by_shard {
+            None => Some(index ^ 1),
+            Some(by_shard) => by_shard.partners.get(index).copied().flatten(),
+        }
+    }
+
+    /// The user that this connection's user talks to.
+    fn peer(&self, net: &Net, index: usize) -> Option<u32> {
+        match self.by_shard {
+            None => Some(net.user(index) ^ 1),
+            Some(_) => self.partner(index).map(|partner| net.user(partner)),
+        }
+    }
+
+    /// This connection's user has somebody to talk to, and is to.
+    fn talks(&self, net: &Net, index: usize) -> bool {
+        self.is_active(net.user(index)) && net.is_open(index) && self.partner(index).is_some()
+    }
+
+    /// Puts the talking users into pairs, now that all are connected.
+    fn pair(&mut self, net: &mut Net) {
+        let active = (0..net.len()).filter(|index| self.is_active(net.user(*index))).count();
+        if active == 0 {
+            return;
+        }
+        net.tally.pairing = Some(match &mut self.by_shard {
+            Some(ByShard { pairs, shards, partners, .. }) => {
+                let shards = &shards[..active];
+                *partners = pairing::partners(*pairs, shards);
+                Pairing::new(*pairs, shards, partners)
+            }
+            None => {
+                Pairing { pairs: Pairs::Mixed, made: active as u64 / 2, alone: active as u64 % 2, by_shard: vec![] }
+            }
+        });
+    }
+
     fn send(&mut self, net: &mut Net, index: usize, intended_ns: u64, now_ns: u64) {
         let user = net.user(index);
+        let Some(peer) = self.peer(net, index) else { return };
         let stream = &mut self.connections[index];
         let template = stream.template.get_or_insert_with(|| {
-            let peer = user ^ 1;
             let before = format!(r#"{{"type":"send_message","target_user":"{}{peer}","content":""#, self.user_prefix);
             stream.stamp_at = before.len();
             Box::new(Template::text(&content_around(&before, self.payload_bytes, "\"}")))
@@ -67,7 +127,7 @@ impl Unicast {
         for _ in 0..net.len() {
             let index = self.next;
             self.next = if index + 1 == net.len() { 0 } else { index + 1 };
-            if self.is_active(net.user(index)) && net.is_open(index) && net.is_open(index ^ 1) {
+            if self.talks(net, index) && self.partner(index).is_some_and(|partner| net.is_open(partner)) {
                 return Some(index);
             }
             if !self.is_active(net.user(index)) {
@@ -80,7 +140,23 @@ impl Unicast {
 }
 
 impl Driver for Unicast {
+    fn opened(&mut self, net: &mut Net, index: usize) -> bool {
+        if let Some(by_shard) = &mut self.by_shard {
+            match by_shard.counts.as_mut().map(Shards::landed) {
+                None => {}
+                Some(Ok(shard)) => by_shard.shards[index] = Some(shard),
+                Some(Err(error)) => {
+                    by_shard.counts = None;
+                    net.tally.failed += 1;
+                    net.tally.error(&format!("shard unknown: {error}"));
+                }
+            }
+        }
+        true
+    }
+
     fn start(&mut self, net: &mut Net) {
+        self.pair(net);
         self.running = true;
         let inflight = match self.load {
             Load::Closed { inflight } => inflight,
@@ -90,7 +166,7 @@ impl Driver for Unicast {
             }
         };
         for index in 0..net.len() {
-            if self.is_active(net.user(index)) && net.is_open(index) {
+            if self.talks(net, index) {
                 let now_ns = sys::now_ns();
                 (0..inflight).for_each(|_| self.send(net, index, now_ns, now_ns));
                 net.write(index);
@@ -99,7 +175,8 @@ impl Driver for Unicast {
     }
 
     fn message(&mut self, net: &mut Net, index: usize, now_ns: u64, payload: &[u8]) {
-        let Some((at, stamp)) = Stamp::find(payload).filter(|(_, stamp)| stamp.sender == net.user(index) ^ 1) else {
+        let peer = self.peer(net, index);
+        let Some((at, stamp)) = Stamp::find(payload).filter(|(_, stamp)| Some(stamp.sender) == peer) else {
             return net.unexpected(payload);
         };
         if !is_filler_whole(payload, at, self.payload_bytes) {
