@@ -197,6 +197,28 @@ fn a_flood_of_broadcasts_closes_none_of_a_thousand_readers_that_keep_up() {
     assert_eq!(metrics.sum("ringmesh_dropped_total", &[]), 0.0);
 }
 
+#[test]
+fn readers_that_are_always_a_little_behind_have_not_stopped() {
+    const READERS: usize = 300;
+    // Far longer than the time that a send may wait, and each send waits a moment.
+    let gateway = Gateway::with(&[("--send-stall-max", "700ms")]);
+    let mut crowd = Crowd::connect(&gateway, "reader", READERS);
+    let mut writer = crowd.writer(0, DEADLINE_SLOW);
+    let mut broadcasts = 0;
+    let end = Instant::now() + Duration::from_millis(2_100);
+    while Instant::now() < end {
+        for _ in 0..20 {
+            writer.write(&text(r#"{"type":"broadcast","content":"a little"}"#));
+        }
+        crowd.read(READERS * 20, DEADLINE_SLOW, |_, _| {});
+        broadcasts += 20;
+    }
+    assert!(broadcasts > 0);
+    let metrics = gateway.metrics();
+    assert_eq!(metrics.sum("ringmesh_closes_total", &[]), 0.0, "after {broadcasts} broadcasts");
+    assert_eq!(gateway.connections(), READERS as u64);
+}
+
 /// The sender and the round in `…"content":"SENDER ROUND xxx…`, found without parsing all of it.
 fn numbers_of(text: &[u8]) -> (usize, usize) {
     let text = std::str::from_utf8(text).expect("UTF-8");

@@ -69,6 +69,8 @@ pub(super) struct Conn {
     /// When the last byte came.
     pub(super) heard: Micros,
     pub(super) next_ping: Micros,
+    /// When the last send was handed to the kernel: while one is in flight, since when it waits.
+    pub(super) sent_at: Micros,
     pub(super) decoder: Decoder,
     /// The youngest bytes that are queued; frames are appended here.
     pub(super) pending: Option<Chunk>,
@@ -86,8 +88,6 @@ pub(super) struct Extra {
     pub(super) backlog: VecDeque<Chunk>,
     /// The send in flight was cancelled: the frame it had begun is finished, then the client is told this.
     pub(super) cut_off: Option<Disconnect>,
-    /// Since when the send in flight has been known to wait; moves with each send that completes.
-    pub(super) waiting_since: Micros,
 }
 
 /// A request on its way in.
@@ -126,6 +126,7 @@ impl Conn {
             queued_bytes: 0,
             heard: Micros(0),
             next_ping: Micros(0),
+            sent_at: Micros(0),
             decoder: Decoder::new(),
             pending: None,
             extra: None,

@@ -114,7 +114,6 @@ impl Shard {
     pub(super) fn sent(&mut self, id: ConnId, chunk: Chunk, result: std::io::Result<usize>) {
         let sent = result.as_ref().copied().unwrap_or(0);
         self.sockets.unqueued(id, chunk.len());
-        let now = self.sockets.now;
         let metrics = self.sockets.metrics;
         let Some(conn) = self.sockets.get(id) else { return };
         conn.sending = false;
@@ -122,11 +121,8 @@ impl Shard {
             metrics.bytes_out.add(sent as u64);
             metrics.sends.add(1);
         }
-        if let Some(extra) = &mut conn.extra {
-            extra.waiting_since = now;
-            if let Some(why) = extra.cut_off.take() {
-                return self.finish_frame(id, &chunk, sent, why);
-            }
+        if let Some(why) = conn.extra.as_mut().and_then(|extra| extra.cut_off.take()) {
+            return self.finish_frame(id, &chunk, sent, why);
         }
         if sent < chunk.len() {
             // The connection is broken: nothing that follows would arrive whole.
@@ -165,10 +161,12 @@ impl Shard {
             return;
         }
         let Some(chunk) = self.sockets.take_chunk(id) else { return self.finish(id) };
+        let now = self.sockets.now;
         match self.engine.send(id, chunk) {
             Ok(()) => {
                 if let Some(conn) = self.sockets.get(id) {
                     conn.sending = true;
+                    conn.sent_at = now;
                 }
             }
             Err(chunk) => {

@@ -473,7 +473,7 @@ impl Shard {
             if !conn.backlogged {
                 return false;
             }
-            let waited = now.since(conn.extra().waiting_since);
+            let waited = now.since(conn.sent_at);
             if waited >= KEEPING_UP {
                 self.sockets.no_longer_lags(id);
             }

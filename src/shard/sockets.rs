@@ -217,13 +217,12 @@ impl Sockets {
         if conn.sending {
             if !conn.backlogged {
                 conn.backlogged = true;
-                conn.extra().waiting_since = now;
                 self.backlogged.push(id);
             }
             if conn.queued_bytes as usize > send_queue_bytes_max && conn.phase == Phase::Open {
                 self.too_slow.push(id);
             }
-            let keeps_up = now.since(conn.extra().waiting_since) < KEEPING_UP;
+            let keeps_up = now.since(conn.sent_at) < KEEPING_UP;
             self.strained |= conn.lagging && conn.queued_bytes as usize > send_queue_bytes_max / 4 * 3;
             if !conn.lagging && conn.queued_bytes as usize > send_queue_bytes_max / LAGGING_PART && keeps_up {
                 conn.lagging = true;
