@@ -31,7 +31,7 @@ const SPARE_BUFFER_BYTES_MAX: usize = 16 << 10;
 /// A reader lags when its queue passes this part of its bound…
 const LAGGING_PART: usize = 4;
 /// …and keeps up, all the same, when the kernel took something for it within this time.
-pub(super) const KEEPING_UP: Duration = Duration::from_millis(200);
+pub(super) const KEEPING_UP: Duration = Duration::from_secs(1);
 /// So many lagging readers that keep up, and a tenth of all: the flood is the trouble, and broadcasts wait.
 const CROWD_MIN: usize = 2;
 const CROWD_PART: usize = 10;
@@ -39,7 +39,7 @@ const CROWD_PART: usize = 10;
 const CROWD_HOLD_MAX: Duration = Duration::from_secs(1);
 /// How long, and how often at most, they wait for a single reader.
 const STRAIN_HOLD_MAX: Duration = Duration::from_millis(200);
-const STRAIN_HOLD_EVERY: Duration = Duration::from_secs(2);
+const STRAIN_HOLD_EVERY: Duration = Duration::from_millis(500);
 /// Broadcasts that have not reached all connections take at most this part of a connection's queue.
 const SPREAD_PART: usize = 8;
 const _: () = assert!(SPREAD_PART > LAGGING_PART);
