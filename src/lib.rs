@@ -44,6 +44,7 @@
 //!   out sends and batches. What a turn gathers for one connection, or for one shard, leaves together.
 #![warn(missing_docs)]
 
+pub mod bus;
 pub mod client;
 pub mod config;
 pub mod host;
