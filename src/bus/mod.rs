@@ -3,6 +3,7 @@
 //! Pure:
 //! - [`call`]: what the bus asks of Redis, and what it is answered
 //! - [`wire`]: envelopes from node to node as bytes; [`link`]: nothing lost on the way, nothing twice
+//! - [`status`]: how it stands with the bus, for the shards
 //! - [`contract`]: the JSON that services and foreign nodes speak
 //! - [`state`]: the bus itself; its parts are `held`, `routes`, `peers`, `inbound` and `members`
 
@@ -10,6 +11,7 @@ pub mod call;
 pub mod contract;
 pub mod link;
 pub mod state;
+pub mod status;
 pub mod wire;
 
 mod held;
