@@ -66,7 +66,7 @@ impl Bus {
                         peer.inbound.pop_front();
                         if left > 0 {
                             self.counters.invalid += 1;
-                            (0..left).for_each(|_| drop(self.peers[at as usize].link.handled()));
+                            (0..left).for_each(|_| _ = self.peers[at as usize].link.handled());
                         }
                         continue;
                     };

@@ -218,8 +218,10 @@ impl Bus {
         for peer in &mut self.peers {
             peer.looks_without_it += 1;
         }
-        for seen in nodes.iter().filter(|seen| seen.node != self.config.node_id) {
-            self.seen(seen, fx);
+        for seen in &nodes {
+            if seen.node != self.config.node_id {
+                self.seen(seen, fx);
+            }
         }
         let gone: Vec<(u32, Incarnation)> = (0..)
             .zip(&self.peers)
