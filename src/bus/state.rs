@@ -346,6 +346,11 @@ impl Bus {
         self.members.is_released
     }
 
+    /// So many messages of the contract's channel were dropped before they came here.
+    pub fn contract_dropped(&mut self, count: u64) {
+        self.counters.lost += count;
+    }
+
     /// What has been counted.
     pub fn counters(&self) -> &Counters {
         &self.counters
