@@ -148,7 +148,8 @@ fn is_closed_silently(mut stream: TcpStream) -> bool {
 
 #[test]
 fn a_connection_without_its_header_is_closed_and_counted() {
-    let (gateway, port) = with_proxy_port(&[]);
+    // Each shard logs for itself.
+    let (gateway, port) = with_proxy_port(&[("--shards", "1")]);
     let plain = http::upgrade_head("/ws?user_id=alice");
     let too_long = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\xff\xff"[..], &[7; 100]].concat();
     let bad: [&[u8]; 5] = [plain.as_bytes(), b"PROXY TCP4 nobody\r\n", &[b'P'; 200], &too_long, b"\x16\x03\x01"];

@@ -308,7 +308,8 @@ fn haproxy_files(hosts: &OwnHosts, every_alternative: bool) -> TempDir {
     template.put("    user haproxy\n    group haproxy\n    chroot /var/lib/haproxy\n", "");
     template.put("/run/haproxy/admin.sock", &format!("{path}/admin.sock"));
     template.put("/etc/haproxy/ringmesh.pem", &format!("{path}/ringmesh.pem"));
-    for (theirs, ours) in [(80, PROXY_HTTP), (443, 7443), (8000, PROXY_TCP), (8443, 7444)] {
+    // The longer ones first, since `:80` begins `:8000` too.
+    for (theirs, ours) in [(8000, PROXY_TCP), (8443, 7444), (80, PROXY_HTTP), (443, 7443)] {
         template.put(&format!("bind :{theirs}"), &format!("bind {}:{ours}", hosts.proxy()));
     }
     template.put_nodes(hosts);
