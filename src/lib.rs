@@ -20,7 +20,7 @@
 //! ```text
 //! ids time <- http <- ws <- client <- hub <- shard <- node <- main
 //!             metrics <---------------'               |
-//!             config <- preflight logging <-----------'
+//!             config <- preflight logging listeners <-'
 //! ```
 //!
 //! Two things point back: shards read the node's stage and its count of places through [`node::Node`], and

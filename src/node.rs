@@ -15,16 +15,17 @@ use glommio::{LocalExecutorBuilder, Placement};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::bus::status::{BusStage, BusStatus};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::host;
+use crate::http::forwarded::TrustedProxies;
 use crate::http::head::HeadLimits;
 use crate::hub::HubConfig;
 use crate::hub::heartbeat::Heartbeat;
 use crate::ids::ShardId;
-use crate::listeners;
+use crate::listeners::{self, NodeListeners};
 use crate::metrics::{self, HostMetrics, ShardMetrics};
 use crate::panics;
-use crate::shard::{self, HANDSHAKES_MAX, MeshTicket, ShardConfig, ShardError};
+use crate::shard::{self, Audience, HANDSHAKES_MAX, LoneAddress, MeshTicket, ShardConfig, ShardError};
 use crate::time::Micros;
 use crate::ws;
 
@@ -134,6 +135,8 @@ pub struct Node {
     shards: Vec<&'static ShardMetrics>,
     host: HostMetrics,
     bus: Option<BusStatus>,
+    /// Which address requests for `/ws` come from, if it is one.
+    pub(crate) lone_address: LoneAddress,
 }
 
 /// Whether all are quiet, now that `shard` says it is, or is not, since one of its turns.
@@ -161,6 +164,7 @@ impl Node {
             // The shards' counters live as long as the process.
             shards: (0..shards).map(|_| &*Box::leak(Box::default())).collect(),
             host: HostMetrics::default(),
+            lone_address: LoneAddress::default(),
         }
     }
 
@@ -287,16 +291,11 @@ pub fn run(config: Config) -> Result<(), NodeError> {
     if config.redis.is_some() {
         return Err(NodeError::NoRedis);
     }
-    let public = listeners::open("--listen", config.listen, config.shards, config.backlog)?;
-    let admin = match config.admin_listen {
-        Some(addr) => Some(listeners::open("--admin-listen", addr, 1, config.backlog)?),
-        None => None,
-    };
-    let (addr, admin_addr) = (public.addr, admin.as_ref().map(|admin| admin.addr));
+    let NodeListeners { public, admin, by_shard } = listeners::open_all(&config)?;
     let node = Arc::new(Node::new(config.node_id.clone(), config.shards, config.connections_max));
     let (report, news) = mpsc::channel();
     watch_signals(report.clone())?;
-    spawn_shards(&config, &node, public.sockets, admin.map(|admin| admin.sockets), &report)?;
+    spawn_shards(&config, &node, by_shard, &report)?;
     while node.shards_up.load(Relaxed) < config.shards as u32 {
         match news.recv_timeout(Duration::from_millis(1)) {
             Ok(News::ShardEnded(shard, Err(error))) => return Err(NodeError::Shard { shard, error }),
@@ -305,8 +304,9 @@ pub fn run(config: Config) -> Result<(), NodeError> {
         }
     }
     node.set_stage(Stage::Running);
-    let admin = admin_addr.map(tracing::field::display);
-    tracing::info!(%addr, admin, node_id = config.node_id, shards = config.shards, bus = "embedded", "listening");
+    let (addr, listen) = (public[0].addr, config::joined(&public));
+    let admin = admin.map(tracing::field::display);
+    tracing::info!(%addr, listen, admin, node_id = config.node_id, shards = config.shards, bus = "embedded", "listening");
     serve(&config, &node, &news)
 }
 
@@ -382,23 +382,20 @@ fn watch_signals(report: mpsc::Sender<News>) -> Result<(), NodeError> {
 fn spawn_shards(
     config: &Config,
     node: &Arc<Node>,
-    public: Vec<OwnedFd>,
-    admin: Option<Vec<OwnedFd>>,
+    listeners: Vec<Vec<(OwnedFd, Audience)>>,
     report: &mpsc::Sender<News>,
 ) -> Result<(), NodeError> {
     // Before any thread is pinned: a pinned one sees its own core only.
     let cores: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
     let shard_config = Arc::new(shard_config(config));
     let ticket = MeshTicket::new(config.shards as u16);
-    let mut admin = admin.and_then(|mut sockets| sockets.pop());
-    for (shard, public) in public.into_iter().enumerate() {
+    for (shard, listeners) in listeners.into_iter().enumerate() {
         let core = cores.get(shard % cores.len().max(1)).copied().unwrap_or(0);
         let (shard_config, node, ticket, report) =
             (Arc::clone(&shard_config), Arc::clone(node), ticket.clone(), report.clone());
-        let admin = admin.take();
         executor(Placement::Fixed(core), shard)
             .spawn(move || async move {
-                let ended = shard::run(shard_config, node, ticket, public, admin, None).await;
+                let ended = shard::run(shard_config, node, ticket, listeners, None).await;
                 // Nobody listens any more when the process ends for another reason.
                 let _ = report.send(News::ShardEnded(shard, ended));
             })
@@ -433,6 +430,7 @@ fn shard_config(config: &Config) -> ShardConfig {
         heartbeat: Heartbeat { ping_interval: config.ping_interval, pong_timeout: config.pong_timeout },
         ws: ws::Limits { message_bytes_max: config.message_bytes_max },
         head: HeadLimits { bytes_max: config.head_bytes_max, ..HeadLimits::default() },
+        trusted_proxies: TrustedProxies::new(config.trusted_proxies.iter().copied()),
         sockets_max,
         slots_per_ring: (open_files_max as u32).min(sockets_max),
         handshake_timeout: config.handshake_timeout,

@@ -47,7 +47,7 @@ const MAY_NAME: [(&str, &[&str]); 15] = [
     ("client", &["ws"]),
     ("hub", &["client", "ids", "metrics", "time", "ws"]),
     ("host", &["metrics"]),
-    ("listeners", &["node"]),
+    ("listeners", &["config", "node", "shard"]),
     ("logging", &["config"]),
     ("preflight", &["config", "host"]),
     // What shards share is the node's: its stage, its places, its counters.

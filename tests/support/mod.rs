@@ -10,6 +10,7 @@ pub mod gateway;
 pub mod http;
 pub mod metrics;
 pub mod process;
+pub mod proxy;
 pub mod random;
 pub mod raw;
 
