@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests use and this machine lacks: redis-server from Debian's packages, and the Python client of
-# tests/interop.rs into target/test-venv. Does nothing when all is there.
+# Installs what the tests use and this machine lacks: redis-server and shellcheck from Debian's packages, and the Python
+# client of tests/interop.rs into target/test-venv. Does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -19,6 +19,7 @@ install() {
 }
 
 command -v redis-server >/dev/null || install redis-server redis-server
+command -v shellcheck >/dev/null || install shellcheck shellcheck
 command -v python3 >/dev/null || install python3 python3
 
 # The installed requirements are kept beside the environment, so that a change of them installs anew.
