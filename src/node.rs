@@ -26,6 +26,7 @@ use crate::listeners::{self, NodeListeners};
 use crate::metrics::{self, HostMetrics, ShardMetrics};
 use crate::panics;
 use crate::shard::{self, Audience, HANDSHAKES_MAX, LoneAddress, MeshTicket, ShardConfig, ShardError};
+use crate::systemd::Supervisor;
 use crate::time::Micros;
 use crate::ws;
 
@@ -264,10 +265,14 @@ impl Node {
         self.reserved.fetch_sub(1, Relaxed);
     }
 
+    /// Open connections of all shards.
+    fn connections(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.connections.value()).sum()
+    }
+
     /// The body of `/health`.
     pub fn health(&self) -> String {
-        let connections: u64 = self.shards.iter().map(|shard| shard.connections.value()).sum();
-        serde_json::json!({"status": "ok", "node_id": self.id, "connections": connections}).to_string()
+        serde_json::json!({"status": "ok", "node_id": self.id, "connections": self.connections()}).to_string()
     }
 
     /// The body of `/metrics`.
@@ -307,11 +312,18 @@ pub fn run(config: Config) -> Result<(), NodeError> {
     let (addr, listen) = (public[0].addr, config::joined(&public));
     let admin = admin.map(tracing::field::display);
     tracing::info!(%addr, listen, admin, node_id = config.node_id, shards = config.shards, bus = "embedded", "listening");
-    serve(&config, &node, &news)
+    let supervisor = Supervisor::from_environment();
+    supervisor.ready();
+    serve(&config, &node, &news, &supervisor)
 }
 
 /// Watches the shards until all have ended, and carries out what signals ask for.
-fn serve(config: &Config, node: &Node, news: &mpsc::Receiver<News>) -> Result<(), NodeError> {
+fn serve(
+    config: &Config,
+    node: &Node,
+    news: &mpsc::Receiver<News>,
+    supervisor: &Supervisor,
+) -> Result<(), NodeError> {
     let mut running = config.shards;
     let mut stop_at: Option<Instant> = None;
     let mut watched = Instant::now();
@@ -323,6 +335,7 @@ fn serve(config: &Config, node: &Node, news: &mpsc::Receiver<News>) -> Result<()
                 let signal = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
                 tracing::info!(signal, drain_delay = ?config.drain_delay, "stopping; a second signal ends at once");
                 node.set_stage(Stage::Draining);
+                supervisor.stopping(config.drain_delay + config.shutdown_timeout);
                 stop_at = Some(Instant::now() + config.drain_delay);
             }
             Ok(News::Signal(signal)) => {
@@ -335,12 +348,12 @@ fn serve(config: &Config, node: &Node, news: &mpsc::Receiver<News>) -> Result<()
         }
         if stop_at.is_some_and(|at| Instant::now() >= at) {
             stop_at = None;
-            let connections: u64 = node.shards.iter().map(|shard| shard.connections.value()).sum();
-            tracing::info!(connections, "closing connections");
+            tracing::info!(connections = node.connections(), "closing connections");
             node.set_stage(Stage::Stopping);
         }
         if watched.elapsed() >= WATCH_EVERY {
             watch(node, watched.elapsed());
+            supervisor.alive(node.connections());
             watched = Instant::now();
         }
     }
