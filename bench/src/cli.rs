@@ -32,6 +32,13 @@ pub enum Command {
         /// The newer one.
         after: PathBuf,
     },
+    /// Draws a result file once more, as a page with charts.
+    Page {
+        /// The result file.
+        results: PathBuf,
+        /// Where to write the page.
+        page: PathBuf,
+    },
     /// Steps the rate of a scenario up until a threshold breaks.
     Search(SearchArgs),
     /// Many scenarios, each against a fresh server, with a table of verdicts at the end.
