@@ -8,6 +8,8 @@ const LEFT: f64 = 64.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 40.0;
+/// What a character of a label is wide at most.
+const CHARACTER: f64 = 7.0;
 /// Told apart on white and on black.
 const COLOURS: [&str; 6] = ["#2f80c4", "#d1495b", "#3a9d54", "#a06bb0", "#c77d0a", "#7a8794"];
 /// Lines after the first are broken, so that one that lies on another does not hide it.
@@ -85,12 +87,10 @@ impl Chart {
             )?;
         }
         for (value, label) in self.ticks(x_min, x_max) {
-            writeln!(
-                out,
-                r#"<text x="{:.1}" y="{:.1}" text-anchor="middle">{label}</text>"#,
-                x(value),
-                HEIGHT - BOTTOM + 16.0
-            )?;
+            // Whatever stands at the edge would be cut in its middle.
+            let half = label.chars().count() as f64 * CHARACTER / 2.0;
+            let (at, y) = (x(value).min(WIDTH - half), HEIGHT - BOTTOM + 16.0);
+            writeln!(out, r#"<text x="{at:.1}" y="{y:.1}" text-anchor="middle">{label}</text>"#)?;
         }
         writeln!(
             out,

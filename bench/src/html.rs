@@ -16,7 +16,7 @@ body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:82rem;padding
 background:var(--paper)}h2{margin-top:2.5rem;border-top:1px solid var(--line);padding-top:1rem}a{color:inherit}\
 pre,.wide{overflow-x:auto}pre{background:var(--panel);padding:1rem;font-size:13px}code{overflow-wrap:anywhere}\
 table{border-collapse:collapse;font-variant-numeric:tabular-nums}td,th{padding:.2rem .7rem;text-align:right;\
-border-bottom:1px solid var(--line);white-space:nowrap}td:first-child,th:first-child{text-align:left}\
+border-bottom:1px solid var(--line)}td{white-space:nowrap}th{vertical-align:bottom}td:first-child,th:first-child{text-align:left}\
 .charts{display:grid;gap:1.5rem;grid-template-columns:repeat(auto-fit,minmax(min(30rem,100%),1fr))}figure{margin:0}\
 figcaption{font-weight:600}figure p{margin:.2rem 0}svg{width:100%}svg text{font-size:12px;fill:var(--soft)}\
 .grid{stroke:var(--line)}polyline{fill:none;stroke-width:1.8}.pass{color:#3a9d54}.fail{color:#d1495b}\
@@ -235,6 +235,12 @@ mod tests {
             let mut frame = picture.split('"').nth(1).expect("a viewBox").split(' ').skip(2);
             let mut side = || frame.next().expect("a side").parse::<f64>().expect("a number");
             let (width, height) = (side(), side());
+            for text in picture.split("<text x=\"").skip(1).filter_map(|rest| rest.split("</text>").next()) {
+                let (x, label) = (text.split('"').next(), text.rsplit('>').next());
+                let (x, label) = (x.unwrap_or_default().parse::<f64>().expect("x"), label.unwrap_or_default());
+                let right = if text.contains("\"end\"") { x } else { x + label.chars().count() as f64 * 3.5 };
+                assert!(right <= width + 0.1, "{label} is cut");
+            }
             for line in picture.split("points=\"").skip(1).filter_map(|rest| rest.split('"').next()) {
                 for point in line.split(' ') {
                     let (x, y) = point.split_once(',').expect("two numbers");
