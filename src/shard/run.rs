@@ -180,7 +180,7 @@ pub async fn run(
 /// A lost wake-up leaves every task that was ready where it is, the ticker included, until something else completes.
 /// These timers see to it that one is always pending: all of them can be ready at once only after the thread was kept
 /// from its core for most of their period, and then lost its wake-up as well.
-fn spawn_guards() {
+pub(super) fn spawn_guards() {
     for guard in 0..GUARDS {
         glommio::spawn_local(async move {
             glommio::timer::sleep(GUARD_PERIOD / GUARDS * guard).await;

@@ -126,7 +126,7 @@ impl Drop for Shards {
     }
 }
 
-fn config(shards: u16) -> ShardConfig {
+pub(super) fn config(shards: u16) -> ShardConfig {
     ShardConfig {
         hub: HubConfig {
             shards,
@@ -161,7 +161,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    fn over(stream: TcpStream, user: &str) -> Self {
+    pub(super) fn over(stream: TcpStream, user: &str) -> Self {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_write_timeout(Some(DEADLINE)).unwrap();
