@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod process;
 pub mod random;
 pub mod raw;
+pub mod redis;
 
 use std::time::{Duration, Instant};
 
