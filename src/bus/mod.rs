@@ -3,10 +3,14 @@
 //! - [`call`]: what the bus asks of Redis, and what it is answered
 //! - [`wire`]: envelopes from node to node as bytes; [`link`]: nothing lost on the way, nothing twice
 //! - [`contract`]: the JSON that services and foreign nodes speak
+//! - [`keys`], [`scripts`]: what stands in Redis, and what changes it; [`redis`]: the rim, which carries out the calls
 
 pub mod call;
 pub mod contract;
+pub mod keys;
 pub mod link;
+pub mod redis;
+pub mod scripts;
 pub mod wire;
 
 mod table;
