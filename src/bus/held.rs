@@ -89,6 +89,11 @@ impl Held {
         self.stage != Stage::Leaving && self.wanted
     }
 
+    /// Whether connections are open, and no copies wait.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_open() && self.unforwarded.is_none()
+    }
+
     /// Whether connections are open.
     pub(super) fn is_open(&self) -> bool {
         self.stage == Stage::Open

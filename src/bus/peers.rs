@@ -220,9 +220,8 @@ impl Bus {
                     peer.life != life || peer.is_unreachable || peer.link.is_acked(seq)
                 })
         };
-        let mut done: Vec<u64> =
+        let done: Vec<u64> =
             self.answers.iter().filter(|(_, answer)| is_handled(answer)).map(|(&number, _)| number).collect();
-        done.sort_unstable();
         for number in done {
             let Some(answer) = self.answers.remove(&number) else { continue };
             let peer = &mut self.peers[answer.peer as usize];
