@@ -122,7 +122,7 @@ impl Bus {
             }
         }
         for user in users {
-            self.fence_passed(&user, at, before, fx);
+            self.fence_passed(&user, at, before, None, fx);
         }
     }
 
@@ -255,11 +255,12 @@ impl Bus {
         fx.push(home, FromBus::Fence { fence });
     }
 
-    /// Asks a peer something that it answers in its own time.
-    pub(super) fn ask_peer(&mut self, at: u32, kind: Kind, user: &UserKey, asked: Asked) {
+    /// Asks a peer something that it answers in its own time; the number of the question.
+    pub(super) fn ask_peer(&mut self, at: u32, kind: Kind, user: &UserKey, asked: Asked) -> u64 {
         let number = self.next_number();
         let peer = &mut self.peers[at as usize];
         peer.link.push(kind, 0, &user.name, number, b"");
         self.asked.insert(number, (at, peer.life, asked));
+        number
     }
 }

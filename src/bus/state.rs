@@ -322,7 +322,7 @@ impl Bus {
         if let Some(Reverse(later)) = self.later.peek() {
             due = due.min(later.at);
         }
-        if self.connected {
+        if self.connected && self.members.incarnation != 0 {
             for peer in &self.peers {
                 due = peer.link.due().map_or(due, |at| at.min(due));
             }
