@@ -157,7 +157,8 @@ impl Bus {
         let is_late = |held: &Held| held.wanted && held.stage != Stage::Open && held.deadline <= now;
         if self.held.get(user).is_some_and(is_late) {
             // A node that died, and is not known to be dead yet, must not keep its users out.
-            if self.held.get(user).is_some_and(|held| held.stage == Stage::Settling) && self.waits_for_unreachable(user) {
+            if self.held.get(user).is_some_and(|held| held.stage == Stage::Settling) && self.waits_for_unreachable(user)
+            {
                 return self.open(user, fx);
             }
             let home = self.home(user);
@@ -246,7 +247,8 @@ impl Bus {
     fn tell_holders(&mut self, user: &UserKey, join: u64, except: Option<u32>) {
         let Some(held) = self.held.get_mut(user) else { return };
         held.join = join;
-        let cut_off: Vec<u32> = held.others.iter().map(|&(peer, _)| peer).filter(|&peer| Some(peer) != except).collect();
+        let cut_off: Vec<u32> =
+            held.others.iter().map(|&(peer, _)| peer).filter(|&peer| Some(peer) != except).collect();
         for peer in cut_off {
             self.ask_peer(peer, Kind::Join, user, Asked::Join(user.clone()));
         }

@@ -250,7 +250,8 @@ impl Bus {
         let is_here = self.held.get(user).is_some_and(|held| held.is_here());
         let avoid = route.avoid.clone().filter(|(_, version)| location.version <= *version).map(|(holder, _)| holder);
         let chosen = self.choose(&location, is_here, avoid.as_ref());
-        let names_one_that_does_not_hold = chosen.is_none() && location.holders.iter().any(|holder| self.is_alive(holder));
+        let names_one_that_does_not_hold =
+            chosen.is_none() && location.holders.iter().any(|holder| self.is_alive(holder));
         if names_one_that_does_not_hold && self.wait_for_removal(user, &location, avoid.as_ref()) {
             if let Some(route) = self.routes.get_mut(user) {
                 route.state = RouteState::Waiting(queue);
@@ -477,9 +478,9 @@ impl Bus {
 
     /// Whether all that messages wait for is an answer of a node that can't be reached.
     pub(super) fn waits_for_unreachable(&self, user: &UserKey) -> bool {
-        self.routes.get(user).is_some_and(|route| {
-            matches!(route.state, RouteState::Fencing { peer, .. } if self.peers[peer as usize].is_unreachable)
-        })
+        self.routes.get(user).is_some_and(
+            |route| matches!(route.state, RouteState::Fencing { peer, .. } if self.peers[peer as usize].is_unreachable),
+        )
     }
 
     /// Everything that was under way to a peer for a user has been handled or has come back, before this fence, or

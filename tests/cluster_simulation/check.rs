@@ -50,7 +50,10 @@ fn check_order(world: &World) -> u64 {
         }
         let mut broadcasts = BTreeSet::new();
         for number in &client.broadcasts {
-            assert!(broadcasts.insert(number) || !world.upheavals.is_empty(), "client {at} gets broadcast {number} twice");
+            assert!(
+                broadcasts.insert(number) || !world.upheavals.is_empty(),
+                "client {at} gets broadcast {number} twice"
+            );
         }
     }
     deliveries

@@ -244,7 +244,8 @@ impl Redis {
         let version = clock.max(user.version + 1);
         let since = own.filter(|own| own.incarnation == incarnation).map_or(version, |own| own.since);
         let others: Vec<(NodeId, Entry)> = user.by_age().into_iter().filter(|(other, _)| other != node).collect();
-        let newest = others.iter().filter(|(_, other)| other.since > since).next_back().map_or(node, |(other, _)| other);
+        let newest =
+            others.iter().filter(|(_, other)| other.since > since).next_back().map_or(node, |(other, _)| other);
         let is_online = why == Why::Arrival && user.holders.is_empty() && user.grace.is_none();
         user.named = Some(newest.clone());
         user.holders.insert(node.clone(), Entry { incarnation, op, since });
@@ -255,12 +256,18 @@ impl Redis {
         if is_online {
             self.publish(name, true);
         }
-        let others =
-            others.into_iter().map(|(node, entry)| Holder { node, incarnation: entry.incarnation }).collect();
+        let others = others.into_iter().map(|(node, entry)| Holder { node, incarnation: entry.incarnation }).collect();
         Reply::Registered { version, others }
     }
 
-    fn unregister(&mut self, node: &NodeId, name: &CompactString, incarnation: Incarnation, op: u64, grace_ms: u64) -> Reply {
+    fn unregister(
+        &mut self,
+        node: &NodeId,
+        name: &CompactString,
+        incarnation: Incarnation,
+        op: u64,
+        grace_ms: u64,
+    ) -> Reply {
         let user = self.user(name);
         if user.holders.get(node).is_some_and(|own| own.is_later(incarnation, op)) {
             return Reply::Unregistered;
@@ -339,11 +346,8 @@ impl Redis {
 
     fn locate(&mut self, name: &CompactString) -> Location {
         let user = self.user(name);
-        let holders: Vec<Holder> = user
-            .by_age()
-            .into_iter()
-            .map(|(node, entry)| Holder { node, incarnation: entry.incarnation })
-            .collect();
+        let holders: Vec<Holder> =
+            user.by_age().into_iter().map(|(node, entry)| Holder { node, incarnation: entry.incarnation }).collect();
         let version = if holders.is_empty() { 0 } else { user.version };
         let foreign = user.named.clone().filter(|named| !holders.iter().any(|holder| holder.node == *named));
         Location { version, holders, foreign }

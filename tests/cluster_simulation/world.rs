@@ -99,7 +99,12 @@ enum What {
     Exec(u64),
     Reply(u64, Reply),
     /// To a process, if its session is still this one.
-    Published { process: usize, session: u64, is_link: bool, bytes: Bytes },
+    Published {
+        process: usize,
+        session: u64,
+        is_link: bool,
+        bytes: Bytes,
+    },
     Connect(usize),
     Act,
     Close(usize),
@@ -404,8 +409,12 @@ impl World {
 
     /// Of the calls under way, some are executed, now or later, and some never.
     fn orphan_flights(&mut self, at: usize) {
-        let under_way: Vec<u64> =
-            self.flights.iter().filter(|(_, flight)| flight.process == at && !flight.is_orphan).map(|(&number, _)| number).collect();
+        let under_way: Vec<u64> = self
+            .flights
+            .iter()
+            .filter(|(_, flight)| flight.process == at && !flight.is_orphan)
+            .map(|(&number, _)| number)
+            .collect();
         for number in under_way {
             let Some(flight) = self.flights.get_mut(&number) else { continue };
             flight.is_orphan = true;
@@ -611,7 +620,13 @@ impl World {
         if self.actions_left == 0 {
             self.rest();
         } else {
-            let most = if self.rng.one_in(3) { 200 } else if self.rng.one_in(60) { 20 * S } else { 60 * MS };
+            let most = if self.rng.one_in(3) {
+                200
+            } else if self.rng.one_in(60) {
+                20 * S
+            } else {
+                60 * MS
+            };
             let delay = 1 + self.rng.below(most);
             self.at(self.now + delay, What::Act);
         }
@@ -784,7 +799,9 @@ impl World {
                 self.stall(stall);
             }
             3 => {
-                let Some((since, data)) = self.snapshots.get(self.rng.0 as usize % self.snapshots.len().max(1)).cloned() else {
+                let Some((since, data)) =
+                    self.snapshots.get(self.rng.0 as usize % self.snapshots.len().max(1)).cloned()
+                else {
                     return;
                 };
                 self.note(|| format!("a failover loses what was written since {since}"));
@@ -845,7 +862,8 @@ fn story(envelope: &Bytes) -> String {
     let mut told = format!("{} of {} acks {}:", header.first_seq, header.from, header.ack);
     while let Some(item) = wire::take_item(&mut items) {
         let text = String::from_utf8_lossy(&item.frame);
-        let number = text.rsplit_once("content\":\"").map_or("", |(_, number)| number.split(['/', '"']).next().unwrap_or(""));
+        let number =
+            text.rsplit_once("content\":\"").map_or("", |(_, number)| number.split(['/', '"']).next().unwrap_or(""));
         let kind = item.kind.map_or_else(|| "?".to_owned(), |kind| format!("{kind:?}"));
         told += &format!(" {kind}/{} {} {} {number};", item.flags, item.user, item.number);
     }
