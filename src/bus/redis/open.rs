@@ -87,8 +87,7 @@ impl Opener {
             true => ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure: false, tls_params: None },
             false => ConnectionAddr::Tcp(host.clone(), *port),
         };
-        let mut settings =
-            RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
+        let mut settings = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
         if with_password {
             settings = settings.set_password(self.url.password().unwrap_or_default());
             if let Some(user) = self.url.user() {
@@ -101,7 +100,9 @@ impl Opener {
             .set_redis_settings(settings)
             .set_tcp_settings(TcpSettings::default().set_nodelay(true));
         let client = match &self.ca {
-            Some(ca) => Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert: Some(ca.clone()) })?,
+            Some(ca) => {
+                Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert: Some(ca.clone()) })?
+            }
             None => Client::open(info)?,
         };
         let config = AsyncConnectionConfig::new()
@@ -189,7 +190,9 @@ impl Opener {
         let answer = connection.send_packed_command(&cmd("HELLO")).await.and_then(Value::extract_error);
         let answer = answer.map_err(|error| self.reason(address, &error))?;
         let text = |name: &str| match &answer {
-            Value::Map(fields) => fields.iter().find(|(key, _)| key == &bulk(name)).and_then(|(_, value)| string(value)),
+            Value::Map(fields) => {
+                fields.iter().find(|(key, _)| key == &bulk(name)).and_then(|(_, value)| string(value))
+            }
             _ => None,
         };
         let version = text("version").unwrap_or_default();
@@ -221,7 +224,9 @@ impl Opener {
     pub fn reason(&self, address: &Address, error: &RedisError) -> Reason {
         let place = at(address);
         match (error.code(), error.kind()) {
-            (Some("NOPERM"), _) => format!("Redis at {place} forbids what a node needs ({error}); as its administrator: {ACL_LINE}"),
+            (Some("NOPERM"), _) => {
+                format!("Redis at {place} forbids what a node needs ({error}); as its administrator: {ACL_LINE}")
+            }
             (Some("NOAUTH" | "WRONGPASS"), _) | (_, ErrorKind::AuthenticationFailed) => format!(
                 "Redis at {place} refuses the user or the password ({error}); --redis redis://USER:PASSWORD@HOST, or \
                  redis://:PASSWORD@HOST without a user"
@@ -230,7 +235,9 @@ impl Opener {
             (_, ErrorKind::Io) if self.url.has_tls() && error.to_string().contains("certificate") => {
                 format!("Redis at {place}: {error}; a CA of your own is named by ?ca=FILE at the end of --redis")
             }
-            (_, ErrorKind::Io) => format!("Redis at {place} is out of reach ({error}); is it running, and --redis right?"),
+            (_, ErrorKind::Io) => {
+                format!("Redis at {place} is out of reach ({error}); is it running, and --redis right?")
+            }
             _ => format!("Redis at {place} refuses: {error}"),
         }
     }
@@ -287,7 +294,8 @@ fn cluster_slots(answer: &Value, asked: &Address) -> Layout {
     for range in ranges {
         let Value::Array(parts) = range else { continue };
         let slot = |at: usize| parts.get(at).and_then(number).and_then(|slot| u16::try_from(slot).ok());
-        let (Some(first), Some(last), Some((mut host, port))) = (slot(0), slot(1), parts.get(2).and_then(address)) else {
+        let (Some(first), Some(last), Some((mut host, port))) = (slot(0), slot(1), parts.get(2).and_then(address))
+        else {
             continue;
         };
         if host.is_empty() || host == "?" {

@@ -58,7 +58,13 @@ pub(super) struct Server {
 }
 
 impl Server {
-    async fn open(opener: &Opener, scripts: &Scripts, address: &Address, id: u32, downs: &UnboundedSender<Down>) -> Result<Server, Reason> {
+    async fn open(
+        opener: &Opener,
+        scripts: &Scripts,
+        address: &Address,
+        id: u32,
+        downs: &UnboundedSender<Down>,
+    ) -> Result<Server, Reason> {
         let push = || {
             let (downs, reason) = (downs.clone(), format!("Redis at {} closed the connection", at(address)));
             move |info: PushInfo| {
@@ -113,7 +119,11 @@ impl Server {
 
 /// What is told of a server that is there and silent.
 pub(super) fn silent(address: &Address) -> Reason {
-    format!("Redis at {} does not answer for {} s; is it stopped, or the network cut?", at(address), ANSWER_MAX.as_secs())
+    format!(
+        "Redis at {} does not answer for {} s; is it stopped, or the network cut?",
+        at(address),
+        ANSWER_MAX.as_secs()
+    )
 }
 
 async fn load(connection: &mut MultiplexedConnection, scripts: &Scripts) -> Result<(), RedisError> {

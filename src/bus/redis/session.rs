@@ -271,7 +271,11 @@ impl Rim {
         self.shared.hears_events.set(on);
         let mut subscriber = self.subscriber.clone();
         let done = timeout(ANSWER_MAX, async {
-            if on { subscriber.subscribe(keys::USER_EVENTS).await } else { subscriber.unsubscribe(keys::USER_EVENTS).await }
+            if on {
+                subscriber.subscribe(keys::USER_EVENTS).await
+            } else {
+                subscriber.unsubscribe(keys::USER_EVENTS).await
+            }
         });
         matches!(done.await, Ok(Ok(())))
     }
@@ -339,7 +343,8 @@ fn hear(
         match info.kind {
             PushKind::Message | PushKind::SMessage => {
                 let mut data = info.data.into_iter();
-                let (Some(Value::BulkString(channel)), Some(Value::BulkString(bytes))) = (data.next(), data.next()) else {
+                let (Some(Value::BulkString(channel)), Some(Value::BulkString(bytes))) = (data.next(), data.next())
+                else {
                     return;
                 };
                 if channel == link.as_bytes() {
