@@ -140,8 +140,9 @@ impl Format for RedisAddress {
     const PLACEHOLDER: &'static str = "URL";
 
     fn expected() -> String {
-        "none, or a URL such as redis://host:6379/0, rediss://:password@host:6380, redis+cluster://host1:6379,host2:6379 \
-         or redis+sentinel://host1:26379,host2:26379/service, with the password itself where `ringmesh config` shows ***"
+        "none, or a URL such as redis://host:6379/0, rediss://:password@host:6380?ca=/ca.pem, \
+         redis+cluster://host1:6379,host2:6379 or redis+sentinel://host1:26379,host2:26379/service, with the password \
+         itself where `ringmesh config` shows ***, and %40 for an @ in it"
             .to_owned()
     }
 
