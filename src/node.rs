@@ -414,12 +414,7 @@ fn spawn_bus(
 }
 
 /// Watches the shards until all have ended, and carries out what signals ask for.
-fn serve(
-    config: &Config,
-    node: &Node,
-    news: &mpsc::Receiver<News>,
-    supervisor: &Supervisor,
-) -> Result<(), NodeError> {
+fn serve(config: &Config, node: &Node, news: &mpsc::Receiver<News>, supervisor: &Supervisor) -> Result<(), NodeError> {
     let mut running = config.shards;
     let mut stop_at: Option<Instant> = None;
     let mut watched = Instant::now();

@@ -15,6 +15,7 @@ pub mod proxy;
 pub mod random;
 pub mod raw;
 pub mod redis;
+pub mod rim;
 
 use std::time::{Duration, Instant};
 
