@@ -48,11 +48,12 @@ const MAY_NAME: [(&str, &[&str]); 16] = [
     ("hub", &["client", "ids", "metrics", "time", "ws"]),
     ("bus", &["client", "config", "hub", "ids", "metrics", "node", "shard", "time", "ws"]),
     ("host", &["metrics"]),
-    ("listeners", &["node"]),
+    ("listeners", &["config", "node", "shard"]),
     ("logging", &["config"]),
     ("preflight", &["config", "host"]),
     // What shards share is the node's: its stage, its places, its counters.
     ("shard", &["client", "http", "hub", "ids", "listeners", "metrics", "node", "panics", "time", "ws"]),
+    ("systemd", &[]),
     ("lib", &[]),
 ];
 /// Who may name glommio, and its channels; tests of shards beside them.

@@ -275,10 +275,9 @@ impl Bus {
         match reachable.or(alive.first()) {
             Some(&holder) => Some(holder.clone()),
             // The user is just about to be registered here.
-            None => is_here.then(|| Holder {
-                node: self.config.node_id.clone(),
-                incarnation: self.members.incarnation,
-            }),
+            None => {
+                is_here.then(|| Holder { node: self.config.node_id.clone(), incarnation: self.members.incarnation })
+            }
         }
     }
 
@@ -310,7 +309,7 @@ impl Bus {
     fn publish_foreign(&mut self, node: NodeId, user: &UserKey, parcel: &Parcel, fx: &mut dyn Effects) {
         match contract::write_order(Some(&user.name), &parcel.frame) {
             Some(json) => {
-                self.counters.unicasts_out += 1;
+                self.counters.contract_out += 1;
                 self.call(Purpose::PublishContract, Call::PublishContract { node, json }, fx);
             }
             None => self.counters.invalid += 1,
