@@ -7,11 +7,14 @@
 //! - `receive`, `request`, `finish`: bytes in, HTTP heads in, connections out
 //! - `lone_address`: whether all requests come from one address; `rare`: log lines that are not written each time
 //! - `mesh`: the one file that names glommio's channels; `park`: waiting without losing a wake-up
+//! - [`port`]: queues to the bus and from it; `bus`: what a turn does with them
 //! - [`run`]: the loop
 
 pub mod chunk;
 pub mod engine;
+pub mod port;
 
+mod bus;
 mod conn;
 mod finish;
 mod lone_address;

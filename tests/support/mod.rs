@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod crowd;
+pub mod fake_host;
 pub mod gateway;
 pub mod http;
 pub mod metrics;

@@ -69,7 +69,7 @@ impl Shards {
                     if let Some((beside, metrics)) = beside {
                         beside(metrics);
                     }
-                    let result = run(config, node, ticket, vec![(public, Audience::Clients)]).await;
+                    let result = run(config, node, ticket, vec![(public, Audience::Clients)], None).await;
                     // Nobody listens when the test has failed already.
                     let _ = report.send(result);
                 })
@@ -126,7 +126,7 @@ impl Drop for Shards {
     }
 }
 
-fn config(shards: u16) -> ShardConfig {
+pub(super) fn config(shards: u16) -> ShardConfig {
     ShardConfig {
         hub: HubConfig {
             shards,
@@ -135,6 +135,7 @@ fn config(shards: u16) -> ShardConfig {
             connects_per_address_window: Duration::from_secs(60),
             // The same homes in every run.
             hasher: RandomState::with_seeds(1, 2, 3, 4),
+            has_bus: false,
         },
         heartbeat: Heartbeat { ping_interval: HOUR, pong_timeout: HOUR },
         ws: ws::Limits { message_bytes_max: 64 << 10 },
@@ -160,7 +161,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    fn over(stream: TcpStream, user: &str) -> Self {
+    pub(super) fn over(stream: TcpStream, user: &str) -> Self {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_write_timeout(Some(DEADLINE)).unwrap();
