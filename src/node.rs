@@ -277,12 +277,7 @@ pub fn run(config: Config) -> Result<(), NodeError> {
 }
 
 /// Watches the shards until all have ended, and carries out what signals ask for.
-fn serve(
-    config: &Config,
-    node: &Node,
-    news: &mpsc::Receiver<News>,
-    supervisor: &Supervisor,
-) -> Result<(), NodeError> {
+fn serve(config: &Config, node: &Node, news: &mpsc::Receiver<News>, supervisor: &Supervisor) -> Result<(), NodeError> {
     let mut running = config.shards;
     let mut stop_at: Option<Instant> = None;
     let mut watched = Instant::now();
