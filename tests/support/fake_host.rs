@@ -154,7 +154,9 @@ impl FakeHost {
 
     /// The script with these arguments, to be run in this host.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(TUNE);
+        let mut command = Command::new("timeout");
+        // A script that hangs is one that failed.
+        command.args(["--kill-after=5", "120", TUNE]);
         command.arg("--root").arg(self.folder.path()).args(arguments).stdin(Stdio::null());
         command
     }
