@@ -21,7 +21,7 @@
 //! ```text
 //! ids time <- http <- ws <- client <- hub <- shard <- node <- main
 //!             metrics <---------------'               |
-//!             config <- preflight logging <-----------'
+//!             config <- preflight logging listeners <-'
 //! ```
 //!
 //! Two things point back: shards read the node's stage and its count of places through [`node::Node`], and
@@ -45,6 +45,7 @@
 //!   out sends and batches. What a turn gathers for one connection, or for one shard, leaves together.
 #![warn(missing_docs)]
 
+pub mod bus;
 pub mod client;
 pub mod config;
 pub mod host;

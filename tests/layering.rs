@@ -46,8 +46,9 @@ const MAY_NAME: [(&str, &[&str]); 16] = [
     ("ws", &["http"]),
     ("client", &["ws"]),
     ("hub", &["client", "ids", "metrics", "time", "ws"]),
+    ("bus", &["client", "config", "hub", "ids", "metrics", "node", "shard", "time", "ws"]),
     ("host", &["metrics"]),
-    ("listeners", &["node"]),
+    ("listeners", &["config", "node", "shard"]),
     ("logging", &["config"]),
     ("preflight", &["config", "host"]),
     // What shards share is the node's: its stage, its places, its counters.

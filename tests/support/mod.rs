@@ -11,8 +11,10 @@ pub mod gateway;
 pub mod http;
 pub mod metrics;
 pub mod process;
+pub mod proxy;
 pub mod random;
 pub mod raw;
+pub mod redis;
 
 use std::time::{Duration, Instant};
 
