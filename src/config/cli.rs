@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use super::settings::SETTINGS;
 use super::sources::CONFIG_VARIABLE;
@@ -47,8 +47,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
 }
 
 fn flags(matches: &ArgMatches) -> BTreeMap<&'static str, String> {
-    let given = SETTINGS.iter().filter_map(|s| Some((s.key, matches.get_one::<String>(s.key)?.clone())));
-    given.collect()
+    let given = |key| Some(matches.get_many::<String>(key)?.map(String::as_str).collect::<Vec<_>>().join(","));
+    SETTINGS.iter().filter_map(|setting| Some((setting.key, given(setting.key)?))).collect()
 }
 
 fn command() -> Command {
@@ -83,6 +83,7 @@ fn with_settings(name: &'static str, about: &'static str) -> Command {
         Arg::new(setting.key)
             .long(setting.flag())
             .value_name(setting.placeholder)
+            .action(if setting.is_list { ArgAction::Append } else { ArgAction::Set })
             .help_heading(setting.group)
             // `-1` is a bad value, and its error is the setting's own.
             .allow_negative_numbers(true)
@@ -139,6 +140,13 @@ mod tests {
         assert_eq!(invocation.config_path, Some(PathBuf::from("a.toml")));
         let flags = [("ping_interval", "5s".to_owned()), ("shards", "-1".to_owned())];
         assert_eq!(invocation.flags, flags.into());
+    }
+
+    #[test]
+    fn a_list_is_one_value_however_often_its_flag_is_given() {
+        let invocation = parse_line("ringmesh serve --listen 8080 --listen 9000,proxy").expect("right");
+        assert_eq!(invocation.flags, [("listen", "8080,9000,proxy".to_owned())].into());
+        assert!(parse_line("ringmesh serve --shards 1 --shards 2").is_err());
     }
 
     #[test]
