@@ -14,6 +14,7 @@ pub mod process;
 pub mod proxy;
 pub mod random;
 pub mod raw;
+pub mod redis;
 
 use std::time::{Duration, Instant};
 
