@@ -46,6 +46,7 @@ const MAY_NAME: [(&str, &[&str]); 16] = [
     ("ws", &["http"]),
     ("client", &["ws"]),
     ("hub", &["client", "ids", "metrics", "time", "ws"]),
+    ("bus", &["client", "config", "hub", "ids", "metrics", "node", "shard", "time", "ws"]),
     ("host", &["metrics"]),
     ("listeners", &["config", "node", "shard"]),
     ("logging", &["config"]),

@@ -77,7 +77,9 @@ impl Membership {
     /// When there is something to do.
     pub(super) fn due(&self, now: Micros) -> Micros {
         let after = |last: Option<Micros>, every| last.map_or(now.after(LOOK_EVERY), |last: Micros| last.after(every));
-        after(self.looked_at, LOOK_EVERY).min(after(self.renewed_at, RENEW_EVERY)).max(now.after(Duration::from_millis(1)))
+        after(self.looked_at, LOOK_EVERY)
+            .min(after(self.renewed_at, RENEW_EVERY))
+            .max(now.after(Duration::from_millis(1)))
     }
 
     pub(super) fn health(&self, now: Micros, connected: bool, lost_after: Duration) -> Health {

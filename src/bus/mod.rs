@@ -9,6 +9,7 @@
 //! - [`keys`]: the names of keys and channels
 //!
 //! The rim:
+//! - [`thread`]: the thread, and its loop
 //! - [`redis`]: connections, commands, scripts
 
 pub mod call;
@@ -18,6 +19,7 @@ pub mod link;
 pub mod redis;
 pub mod state;
 pub mod status;
+pub mod thread;
 pub mod wire;
 
 mod held;

@@ -233,7 +233,14 @@ impl Bus {
     }
 
     /// Answers a peer once the user's home has handled everything before, and copies have reached the other holders.
-    pub(super) fn answer_after_all_before(&mut self, at: u32, user: &UserKey, kind: Kind, number: u64, fx: &mut dyn Effects) {
+    pub(super) fn answer_after_all_before(
+        &mut self,
+        at: u32,
+        user: &UserKey,
+        kind: Kind,
+        number: u64,
+        fx: &mut dyn Effects,
+    ) {
         let waits = self
             .peers
             .iter()

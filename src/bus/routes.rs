@@ -275,10 +275,9 @@ impl Bus {
         match reachable.or(alive.first()) {
             Some(&holder) => Some(holder.clone()),
             // The user is just about to be registered here.
-            None => is_here.then(|| Holder {
-                node: self.config.node_id.clone(),
-                incarnation: self.members.incarnation,
-            }),
+            None => {
+                is_here.then(|| Holder { node: self.config.node_id.clone(), incarnation: self.members.incarnation })
+            }
         }
     }
 
