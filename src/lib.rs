@@ -13,6 +13,7 @@
 //! - [`shard`]: sockets, send queues, the mesh, and the loop that turns them; [`shard::engine`] is the only unsafe code
 //! - [`node`]: placement, start, signals, drain, watchdog; [`listeners`], [`host`], [`panics`] and [`logging`] serve it
 //! - [`config`], [`preflight`]: what a node is told, and what its host must give
+//! - [`doctor`], [`top`]: the host and a running node, looked at from outside
 //! - [`metrics`]: what is counted; each cell has one writer, so the hub writes its own without being less pure
 //!
 //! Dependencies point one way, from right to left; a module may use what stands left of it:
@@ -21,6 +22,7 @@
 //! ids time <- http <- ws <- client <- hub <- shard <- node <- main
 //!             metrics <---------------'               |
 //!             config <- preflight logging <-----------'
+//!             node preflight <- doctor;  top by itself
 //! ```
 //!
 //! Two things point back: shards read the node's stage and its count of places through [`node::Node`], and
@@ -46,6 +48,7 @@
 
 pub mod client;
 pub mod config;
+pub mod doctor;
 pub mod host;
 pub mod http;
 pub mod hub;
@@ -58,4 +61,5 @@ pub mod panics;
 pub mod preflight;
 pub mod shard;
 pub mod time;
+pub mod top;
 pub mod ws;

@@ -8,7 +8,7 @@ use std::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ahash::RandomState;
 use glommio::{LocalExecutorBuilder, Placement};
@@ -21,7 +21,7 @@ use crate::hub::HubConfig;
 use crate::hub::heartbeat::Heartbeat;
 use crate::ids::ShardId;
 use crate::listeners;
-use crate::metrics::{self, HostMetrics, ShardMetrics};
+use crate::metrics::{self, HostMetrics, NodeState, ShardMetrics};
 use crate::panics;
 use crate::shard::{self, HANDSHAKES_MAX, MeshTicket, ShardConfig, ShardError};
 use crate::time::Micros;
@@ -119,6 +119,7 @@ pub enum Stage {
 pub struct Node {
     id: String,
     started: Instant,
+    started_at: SystemTime,
     stage: AtomicU8,
     shards_up: AtomicU32,
     connections_max: u32,
@@ -135,6 +136,7 @@ impl Node {
         Self {
             id,
             started: Instant::now(),
+            started_at: SystemTime::now(),
             stage: AtomicU8::new(Stage::Starting as u8),
             shards_up: AtomicU32::new(0),
             connections_max,
@@ -227,7 +229,15 @@ impl Node {
 
     /// The body of `/metrics`.
     pub fn metrics_text(&self) -> String {
-        metrics::render(&self.id, &self.shards, &self.host)
+        let since_1970 = self.started_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let state = NodeState {
+            id: &self.id,
+            is_ready: self.is_ready(),
+            connections_max: self.connections_max,
+            started_unix_us: since_1970.as_micros() as u64,
+            now_us: self.now().0,
+        };
+        metrics::render(&state, &self.shards, &self.host)
     }
 }
 
@@ -309,7 +319,7 @@ fn serve(config: &Config, node: &Node, news: &mpsc::Receiver<News>) -> Result<()
 
 /// Samples the host, and ends the process when a shard is stuck.
 fn watch(node: &Node, since_last_look: Duration) {
-    host::sample(&node.host);
+    host::sample(&node.host, &node.shards);
     // A machine that slept or a process that was stopped is not a stuck shard: they get a look's time to catch up.
     if since_last_look > 2 * WATCH_EVERY {
         return;
@@ -377,7 +387,8 @@ pub(crate) fn executor(placement: Placement, shard: usize) -> LocalExecutorBuild
         .preempt_timer(PREEMPT_NEVER)
 }
 
-fn shard_config(config: &Config) -> ShardConfig {
+/// What its shards are told of a node's settings.
+pub(crate) fn shard_config(config: &Config) -> ShardConfig {
     let open_files_max = host::open_files_max().min(SLOTS_PER_RING_MAX);
     let sockets_max = config.connections_max.saturating_add(SOCKETS_RESERVE);
     ShardConfig {

@@ -8,7 +8,7 @@ use std::process::Command;
 use ringmesh::client::Disconnect;
 use ringmesh::client::disconnect::Reconnect;
 use ringmesh::config::SETTINGS;
-use ringmesh::metrics::{HostMetrics, ShardMetrics, render};
+use ringmesh::metrics::{HostMetrics, NodeState, ShardMetrics, render};
 
 const README: &str = include_str!("../README.md");
 const MAKEFILE: &str = include_str!("../Makefile");
@@ -76,7 +76,7 @@ fn the_configuration_table_is_the_table_of_settings() {
 
 #[test]
 fn the_metrics_table_is_what_a_scrape_shows() {
-    let text = render("node", &[&ShardMetrics::default()], &HostMetrics::default());
+    let text = render(&NodeState::default(), &[&ShardMetrics::default()], &HostMetrics::default());
     let real: BTreeMap<&str, &str> =
         text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
     let rows = table("Metric");

@@ -55,6 +55,25 @@ impl RedisUrl {
     pub fn kind(&self) -> RedisKind {
         self.kind
     }
+
+    /// Whether they speak TLS.
+    pub fn is_encrypted(&self) -> bool {
+        self.text.starts_with("rediss://")
+    }
+
+    /// Each server as `host:port`.
+    pub fn servers(&self) -> Vec<String> {
+        let rest = self.text.split_once("://").map_or("", |(_, rest)| rest);
+        let authority = rest.split(['/', '?']).next().unwrap_or_default();
+        let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
+        let port = if self.kind == RedisKind::Sentinel { 26379 } else { 6379 };
+        let with_port = |host: &str| match host.rsplit_once(':') {
+            // The colons of an address in brackets are its own.
+            Some((_, after)) if !after.ends_with(']') => host.to_owned(),
+            _ => format!("{host}:{port}"),
+        };
+        hosts.split(',').map(with_port).collect()
+    }
 }
 
 impl fmt::Display for RedisUrl {
@@ -140,6 +159,18 @@ mod tests {
             let url = RedisUrl::parse(text);
             assert_eq!(url.as_ref().map(RedisUrl::kind), Some(kind), "{text}");
             assert_eq!(url.as_ref().map(RedisUrl::with_secrets), Some(text));
+        }
+    }
+
+    #[test]
+    fn each_server_has_a_port() {
+        for (text, servers) in [
+            ("redis://localhost", vec!["localhost:6379"]),
+            ("rediss://user:se:cr@t@[::1]/0", vec!["[::1]:6379"]),
+            ("redis+cluster://a:1,b,[::1]:3", vec!["a:1", "b:6379", "[::1]:3"]),
+            ("redis+sentinel://:pw@s1,s2:5/main", vec!["s1:26379", "s2:5"]),
+        ] {
+            assert_eq!(RedisUrl::parse(text).expect("well-formed").servers(), servers, "{text}");
         }
     }
 
