@@ -113,7 +113,9 @@ mod tests {
 
     #[test]
     fn threads_belong_to_the_shard_in_their_name() {
-        for (name, shard) in [("shard-0-1\n", Some(0)), ("shard-12-13\n", Some(12)), ("signals\n", None), ("shard", None)] {
+        for (name, shard) in
+            [("shard-0-1\n", Some(0)), ("shard-12-13\n", Some(12)), ("signals\n", None), ("shard", None)]
+        {
             assert_eq!(shard_of_thread(name), shard, "{name}");
         }
         assert_eq!(run_time_us("20873265 53405154 107\n"), Some(20_873));

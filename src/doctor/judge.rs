@@ -47,7 +47,8 @@ fn fail_unless(holds: bool) -> Severity {
 
 fn rings(config: &Config, survey: &Survey) -> Finding {
     let (slots, sockets) = survey.slots;
-    let wanted = format!("a ring of {slots} slots with its buffers, up to {} of them a shard", sockets.div_ceil(slots.max(1)));
+    let wanted =
+        format!("a ring of {slots} slots with its buffers, up to {} of them a shard", sockets.div_ceil(slots.max(1)));
     let found = survey.engine_refusal.clone().unwrap_or_else(|| "opened as a shard opens it".to_owned());
     let remedy = format!(
         "what the kernel says above tells which limit is meant; fewer slots: --connections-max below {}",
@@ -138,7 +139,9 @@ fn backlog_length(config: &Config, survey: &Survey) -> Option<Finding> {
     let found = format!("{length} for each of {} shards", config.shards);
     let wanted = format!("{BACKLOG_MIN} or more");
     let remedy = match somaxconn < BACKLOG_MIN {
-        true => "sysctl -w net.core.somaxconn=4096, the kernel's own default (in a container: of its network namespace)",
+        true => {
+            "sysctl -w net.core.somaxconn=4096, the kernel's own default (in a container: of its network namespace)"
+        }
         false => "--backlog 0, which takes net.core.somaxconn",
     };
     Some(judged("listen_queue", warn_unless(length >= BACKLOG_MIN), found, wanted, remedy.to_owned()))
@@ -163,7 +166,8 @@ fn kernel_settings(survey: &Survey) -> Option<Finding> {
         wrong.iter().map(|it| describe(it)).unzip()
     };
     let (found, remedies) = list(&wrong);
-    let found = if wrong.is_empty() { format!("{} settings as the kernel has them", known.len()) } else { found.join(", ") };
+    let found =
+        if wrong.is_empty() { format!("{} settings as the kernel has them", known.len()) } else { found.join(", ") };
     let wanted = "tcp_syncookies, tcp_timestamps and tcp_sack on, tcp_abort_on_overflow off".to_owned();
     (!known.is_empty()).then(|| judged("sysctl", warn_unless(wrong.is_empty()), found, wanted, remedies.join("; ")))
 }
@@ -182,7 +186,9 @@ fn tcp_memory(survey: &Survey) -> Option<Finding> {
     let is_odd = share(memory.pressure) < 0.03 || share(memory.limit) > 0.5;
     let remedy = match is_pressed {
         true => "find what holds it (ss -tm shows buffers), lower --shard-queue-bytes-max, or add memory",
-        false => "net.ipv4.tcp_mem was set by hand: take the line out of sysctl.d, and the kernel sets it by the memory",
+        false => {
+            "net.ipv4.tcp_mem was set by hand: take the line out of sysctl.d, and the kernel sets it by the memory"
+        }
     };
     let wanted = "below four fifths of where it presses, and limits that fit the memory".to_owned();
     Some(judged("tcp_memory", warn_unless(!is_pressed && !is_odd), found, wanted, remedy.to_owned()))
@@ -197,9 +203,10 @@ fn listen_queues(survey: &Survey) -> Option<Finding> {
     let (accepted, overflows) = survey.listen_queues?;
     let found = format!("{overflows} overflows by {accepted} connections of all programs, since the host started");
     let wanted = "none, or below one in a thousand".to_owned();
-    let remedy = "see whether it grows (nstat -az TcpExtListenOverflows); then a longer --backlog, net.core.somaxconn with \
+    let remedy =
+        "see whether it grows (nstat -az TcpExtListenOverflows); then a longer --backlog, net.core.somaxconn with \
                   it, or more shards"
-        .to_owned();
+            .to_owned();
     let severity = warn_unless(share_below(overflows, accepted, OVERFLOW_SHARE_MAX));
     Some(judged("overflows", severity, found, wanted, remedy))
 }
@@ -221,8 +228,10 @@ fn clocksource(survey: &Survey) -> Option<Finding> {
         Some(better) => {
             format!("echo {better} > /sys/devices/system/clocksource/clocksource0/current_clocksource")
         }
-        None => "boot with tsc=reliable if the processor's clock is invariant; the kernel's log says why it was given up"
-            .to_owned(),
+        None => {
+            "boot with tsc=reliable if the processor's clock is invariant; the kernel's log says why it was given up"
+                .to_owned()
+        }
     };
     let wanted = "one that is read without a system call, such as tsc or kvm-clock".to_owned();
     Some(judged("clocksource", warn_unless(is_fast), current.clone(), wanted, remedy))
@@ -232,17 +241,24 @@ fn governor(survey: &Survey) -> Finding {
     let slow = survey.governors.keys().any(|governor| governor != "performance");
     let found = match survey.governors.is_empty() {
         true => "no frequency to be seen from here, as in most virtual machines".to_owned(),
-        false => survey.governors.iter().map(|(name, cores)| format!("{name} on {cores} cores")).collect::<Vec<_>>().join(", "),
+        false => survey
+            .governors
+            .iter()
+            .map(|(name, cores)| format!("{name} on {cores} cores"))
+            .collect::<Vec<_>>()
+            .join(", "),
     };
-    let remedy = "cpupower frequency-set -g performance: a shard that wakes for one message runs at the lowest clock".to_owned();
+    let remedy =
+        "cpupower frequency-set -g performance: a shard that wakes for one message runs at the lowest clock".to_owned();
     judged("governor", warn_unless(!slow), found, "performance".to_owned(), remedy)
 }
 
 fn huge_pages(survey: &Survey) -> Option<Finding> {
     let mode = survey.huge_pages.clone()?;
-    let remedy = "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled: with always, memory that is given back piece \
+    let remedy =
+        "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled: with always, memory that is given back piece \
                   by piece stays, and compaction stops a shard for milliseconds"
-        .to_owned();
+            .to_owned();
     Some(judged("huge_pages", warn_unless(mode != "always"), mode, "madvise or never".to_owned(), remedy))
 }
 
@@ -260,7 +276,9 @@ fn redis(survey: &Survey) -> Finding {
     };
     let refuses = survey.redis.iter().any(|(_, answer)| matches!(answer, Answer::Refuses(_)));
     let remedy = match refuses {
-        true => "do what it says: DENIED is its protected mode (bind, requirepass), LOADING passes; HTTP is another server",
+        true => {
+            "do what it says: DENIED is its protected mode (bind, requirepass), LOADING passes; HTTP is another server"
+        }
         false => "start it, open the way to it (redis-cli -u URL ping from this host), or correct --redis",
     };
     judged("redis", severity, found.join("; "), wanted, remedy.to_owned())

@@ -57,8 +57,7 @@ pub fn as_json(report: &Report) -> String {
         json!({"check": what, "status": word(*severity), "found": found, "wanted": wanted, "remedy": remedy})
     };
     let findings: Vec<_> = report.findings.iter().map(finding).collect();
-    let whole =
-        json!({"status": word(report.severity()), "version": env!("CARGO_PKG_VERSION"), "findings": findings});
+    let whole = json!({"status": word(report.severity()), "version": env!("CARGO_PKG_VERSION"), "findings": findings});
     format!("{whole:#}\n")
 }
 
@@ -68,9 +67,8 @@ mod tests {
     use crate::preflight::judged;
 
     fn report() -> Report {
-        let finding = |what, severity| {
-            judged(what, severity, "this".to_owned(), "that".to_owned(), "do the other".to_owned())
-        };
+        let finding =
+            |what, severity| judged(what, severity, "this".to_owned(), "that".to_owned(), "do the other".to_owned());
         Report { findings: vec![finding("a", Severity::Ok), finding("longer", Severity::Warning)] }
     }
 

@@ -183,7 +183,9 @@ impl Bus {
             nodes: value("ringmesh_bus_nodes"),
             registrations: value("ringmesh_bus_registrations"),
             lease: value("ringmesh_bus_lease_remaining_seconds"),
-            cache_hits: looked_up.filter(|(hits, misses)| hits + misses > 0.0).map(|(hits, misses)| hits / (hits + misses)),
+            cache_hits: looked_up
+                .filter(|(hits, misses)| hits + misses > 0.0)
+                .map(|(hits, misses)| hits / (hits + misses)),
             rerouted: rate("ringmesh_bus_rerouted_total"),
             overloaded: rate("ringmesh_bus_overloaded_total"),
             reconnects: value("ringmesh_bus_reconnects_total"),
