@@ -10,8 +10,10 @@ pub mod gateway;
 pub mod http;
 pub mod metrics;
 pub mod process;
+pub mod prometheus;
 pub mod random;
 pub mod raw;
+pub mod terminal;
 
 use std::time::{Duration, Instant};
 
