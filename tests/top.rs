@@ -148,7 +148,7 @@ fn a_node_that_goes_is_told_and_one_that_comes_back_is_shown() {
     terminal.wait_for(&format!("{}  ready", first.node_id), DEADLINE_SLOW);
     drop(first);
     terminal.forget();
-    terminal.wait_for("(trying again; below is what it said last)", DEADLINE);
+    terminal.wait_for("NO ANSWER, trying again; below is what it said last", DEADLINE);
     let second = Gateway::with(&flags);
     terminal.wait_for(&format!("{}  ready", second.node_id), DEADLINE_SLOW);
     terminal.press(b"q");

@@ -189,19 +189,19 @@ much is needed. `ringmesh serve` runs the same checks before it starts.
 Exit codes: 0 when a node would start (warnings or not), 1 when not, 64 when a setting is wrong.";
 
 const DOCTOR_NOTES: &str = "\
-Looks at all that `ringmesh preflight` looks at, and at what it would not hold a node back for: kernel
+Looks at all that `ringmesh preflight` looks at, and at what no node is held back for: kernel
 settings, clock, processors, ports in use, drops so far, Redis. The settings say what is judged.
-It changes nothing; `tuning/host` does.
+It changes nothing.
 
-Exit codes: 0 all is well, 1 there are warnings, 2 there are failures (a node would not start, or would
-never be ready), 64 when a setting is wrong.";
+Exit codes: 0 all is well, 1 there are warnings, 2 there are failures (a node would not start, or
+would never be ready), 64 when a setting is wrong.";
 
 const TOP_NOTES: &str = "\
-q or Ctrl-C ends it. It asks the admin listener of the node (`--admin-listen`) for /metrics, and shows
-what has changed from one look to the next. A node that does not answer is asked again.
+q or Ctrl-C ends it. It asks the admin listener of the node (--admin-listen) for /metrics, and
+shows what has changed from one look to the next. A node that does not answer is asked again.
 
-Exit codes: 0, 64 when the command line is wrong or there is no terminal, 69 when --once gets no answer,
-128 + n when signal n ends it.";
+Exit codes: 0, 64 when the command line is wrong or there is no terminal, 69 when --once gets no
+answer, 128 + n when signal n ends it.";
 
 #[cfg(test)]
 mod tests {

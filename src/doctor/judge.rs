@@ -177,7 +177,7 @@ fn tcp_memory(survey: &Survey) -> Option<Finding> {
     let (memory, pages) = survey.tcp_memory.zip(survey.memory_pages)?;
     let share = |part: u64| part as f64 / pages.max(1) as f64;
     let found = format!(
-        "{:.1}% of memory in use; the kernel presses at {:.1}% and refuses at {:.1}%",
+        "TCP holds {:.1}% of memory; the kernel presses at {:.1}% and refuses at {:.1}%",
         share(memory.used) * 100.0,
         share(memory.pressure) * 100.0,
         share(memory.limit) * 100.0

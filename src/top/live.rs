@@ -153,7 +153,8 @@ impl Live<'_> {
     fn draw(&mut self) -> Result<(), TopError> {
         let Some(terminal) = &mut self.terminal else { return Ok(()) };
         let (columns, rows) = terminal.size();
-        let mut lines = vec![heading(self.options), state(self.trouble.as_ref(), self.view.is_some(), self.asked)];
+        let mut lines = vec![heading(self.options)];
+        lines.extend(state(self.trouble.as_ref(), self.view.is_some(), self.asked));
         if let Some(view) = &self.view {
             lines.extend(draw::lines(view, columns));
         }
@@ -171,15 +172,18 @@ fn heading(options: &Options) -> Line {
     Line::of(Tone::Faint, format!("ringmesh top  {target}  every {interval:?}  q quits"))
 }
 
-/// How it stands with the node's answers.
-fn state(trouble: Option<&FetchError>, has_view: bool, asked: Option<Instant>) -> Line {
+/// How it stands with the node's answers: one line, and a second one with what is wrong.
+fn state(trouble: Option<&FetchError>, has_view: bool, asked: Option<Instant>) -> Vec<Line> {
     let stale = if has_view { "; below is what it said last" } else { "" };
     match (trouble, asked) {
-        (Some(error), _) => Line::of(Tone::Bad, format!("{error} (trying again{stale})")),
+        (Some(error), _) => vec![
+            Line::of(Tone::Bad, format!("NO ANSWER, trying again{stale}")),
+            Line::of(Tone::Warning, error.to_string()),
+        ],
         (None, Some(asked)) if asked.elapsed() > ANSWER_EXPECTED_WITHIN => {
-            Line::of(Tone::Warning, format!("no answer for {:.0?}{stale}", asked.elapsed()))
+            vec![Line::of(Tone::Warning, format!("no answer for {:.0?}{stale}", asked.elapsed()))]
         }
-        (None, _) if !has_view => Line::of(Tone::Faint, "asking…"),
-        (None, _) => Line::default(),
+        (None, _) if !has_view => vec![Line::of(Tone::Faint, "asking…")],
+        (None, _) => vec![Line::default()],
     }
 }
