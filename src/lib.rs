@@ -11,7 +11,8 @@
 //!
 //! The rim, which moves bytes and asks the system:
 //! - [`shard`]: sockets, send queues, the mesh, and the loop that turns them; [`shard::engine`] is the only unsafe code
-//! - [`node`]: placement, start, signals, drain, watchdog; [`listeners`], [`host`], [`panics`] and [`logging`] serve it
+//! - [`node`]: placement, start, signals, drain, watchdog; [`listeners`], [`host`], [`panics`],
+//!   [`logging`] and [`systemd`] serve it
 //! - [`config`], [`preflight`]: what a node is told, and what its host must give
 //! - [`doctor`], [`top`]: the host and a running node, looked at from outside
 //! - [`metrics`]: what is counted; each cell has one writer, so the hub writes its own without being less pure
@@ -21,7 +22,7 @@
 //! ```text
 //! ids time <- http <- ws <- client <- hub <- shard <- node <- main
 //!             metrics <---------------'               |
-//!             config <- preflight logging <-----------'
+//!             config <- preflight logging listeners <-'
 //!             node preflight <- doctor;  top by itself
 //! ```
 //!
@@ -46,6 +47,7 @@
 //!   out sends and batches. What a turn gathers for one connection, or for one shard, leaves together.
 #![warn(missing_docs)]
 
+pub mod bus;
 pub mod client;
 pub mod config;
 pub mod doctor;
@@ -60,6 +62,7 @@ pub mod node;
 pub mod panics;
 pub mod preflight;
 pub mod shard;
+pub mod systemd;
 pub mod time;
 pub mod top;
 pub mod ws;

@@ -101,6 +101,12 @@ shard_metrics! {
         refused_handshake = "reason=\"handshake\"",
         refused_timeout = "reason=\"handshake_timeout\"",
         refused_evicted = "reason=\"handshakes_full\"",
+        refused_proxy_header = "reason=\"proxy_header\"",
+    }
+    "ringmesh_forwarded_total" Counter "Addresses of clients told by others than themselves, by what became of them." {
+        forwarded_believed = "result=\"believed\"",
+        forwarded_untrusted = "result=\"untrusted\"",
+        forwarded_unreadable = "result=\"unreadable\"",
     }
     "ringmesh_http_requests_total" Counter "Plain HTTP requests answered." { http_requests = "" }
     "ringmesh_closes_total" Counter "Open connections that ended, by cause." {
@@ -156,6 +162,7 @@ shard_metrics! {
         dropped_offline = "reason=\"offline\"",
         dropped_too_slow = "reason=\"too_slow\"",
         dropped_closing = "reason=\"closing\"",
+        dropped_overloaded = "reason=\"overloaded\"",
     }
     "ringmesh_turns_total" Counter "Turns of the shard's loop." { turns = "" }
     "ringmesh_parks_total" Counter "Times the shard's loop found nothing to do and slept." { parks = "" }

@@ -14,16 +14,19 @@ use ahash::RandomState;
 use glommio::{LocalExecutorBuilder, Placement};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::config::Config;
+use crate::bus::status::{BusStage, BusStatus};
+use crate::config::{self, Config};
 use crate::host;
+use crate::http::forwarded::TrustedProxies;
 use crate::http::head::HeadLimits;
 use crate::hub::HubConfig;
 use crate::hub::heartbeat::Heartbeat;
 use crate::ids::ShardId;
-use crate::listeners;
+use crate::listeners::{self, NodeListeners};
 use crate::metrics::{self, HostMetrics, NodeState, ShardMetrics};
 use crate::panics;
-use crate::shard::{self, HANDSHAKES_MAX, MeshTicket, ShardConfig, ShardError};
+use crate::shard::{self, Audience, HANDSHAKES_MAX, LoneAddress, MeshTicket, ShardConfig, ShardError};
+use crate::systemd::Supervisor;
 use crate::time::Micros;
 use crate::ws;
 
@@ -112,6 +115,8 @@ pub enum Stage {
     Stopping,
     /// Clients are told to go.
     Closing,
+    /// With a bus: no client is left, and the bus has been told so.
+    Ended,
 }
 
 /// What the shards of a node share: numbers, each written without a lock.
@@ -127,8 +132,23 @@ pub struct Node {
     reserved: AtomicU32,
     /// For each shard, while the node stops: since which of its turns nothing of it is on its way; 0 while something is.
     quiet_since: Vec<AtomicU64>,
+    /// The same, while clients are told to go.
+    finished_since: Vec<AtomicU64>,
     shards: Vec<&'static ShardMetrics>,
     host: HostMetrics,
+    bus: Option<BusStatus>,
+    /// Which address requests for `/ws` come from, if it is one.
+    pub(crate) lone_address: LoneAddress,
+}
+
+/// Whether all are quiet, now that `shard` says it is, or is not, since one of its turns.
+fn all_quiet(since: &[AtomicU64], shard: ShardId, turn: u64) -> bool {
+    since[shard.index()].store(turn, SeqCst);
+    let look = || since.iter().map(|since| since.load(SeqCst)).collect::<Vec<_>>();
+    // A shard that was quiet may have been woken by another that became quiet since: only two looks that see the
+    // same prove that there was a moment at which all were quiet, and then all stay so.
+    let first = look();
+    !first.contains(&0) && first == look()
 }
 
 impl Node {
@@ -142,10 +162,32 @@ impl Node {
             connections_max,
             reserved: AtomicU32::new(0),
             quiet_since: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+            finished_since: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+            bus: None,
             // The shards' counters live as long as the process.
             shards: (0..shards).map(|_| &*Box::leak(Box::default())).collect(),
             host: HostMetrics::default(),
+            lone_address: LoneAddress::default(),
         }
+    }
+
+    /// The same node with a bus to others.
+    pub(crate) fn with_bus(self) -> Self {
+        Self { bus: Some(BusStatus::default()), ..self }
+    }
+
+    /// How it stands with the bus, where there is one.
+    pub fn bus(&self) -> Option<&BusStatus> {
+        self.bus.as_ref()
+    }
+
+    /// Whether the bus takes broadcasts now.
+    pub fn bus_takes_broadcasts(&self) -> bool {
+        self.bus.as_ref().is_none_or(BusStatus::takes_broadcasts)
+    }
+
+    fn bus_is_up(&self) -> bool {
+        self.bus.as_ref().is_none_or(|bus| bus.stage() == BusStage::Up)
     }
 
     /// Time since the process started.
@@ -166,24 +208,28 @@ impl Node {
             1 => Stage::Running,
             2 => Stage::Draining,
             3 => Stage::Stopping,
-            _ => Stage::Closing,
+            4 => Stage::Closing,
+            _ => Stage::Ended,
         }
     }
 
+    /// Goes on to a later stage; there is no way back.
     pub(crate) fn set_stage(&self, stage: Stage) {
-        self.stage.store(stage as u8, Relaxed);
+        self.stage.fetch_max(stage as u8, Relaxed);
     }
 
     /// Said by a shard of a stopping node: since which of its turns (from 1) nothing of it is on its way to another
     /// shard; 0 when something is. Once that holds for all, clients are told to go.
     pub fn set_quiet_since(&self, shard: ShardId, turn: u64) {
-        self.quiet_since[shard.index()].store(turn, SeqCst);
-        let look = || self.quiet_since.iter().map(|since| since.load(SeqCst)).collect::<Vec<_>>();
-        // A shard that was quiet may have been woken by another that became quiet since: only two looks that see the
-        // same prove that there was a moment at which all were quiet, and then all stay so.
-        let first = look();
-        if !first.contains(&0) && first == look() {
+        if all_quiet(&self.quiet_since, shard, turn) {
             self.tell_clients_to_go();
+        }
+    }
+
+    /// The same of a shard whose clients were told to go: since when none is left, and nothing on its way.
+    pub fn set_finished_since(&self, shard: ShardId, turn: u64) {
+        if all_quiet(&self.finished_since, shard, turn) {
+            self.set_stage(Stage::Ended);
         }
     }
 
@@ -199,7 +245,7 @@ impl Node {
 
     /// Whether load balancers should send new connections. A full node wants none either.
     pub fn is_ready(&self) -> bool {
-        self.stage() == Stage::Running && self.reserved.load(Relaxed) < self.connections_max
+        self.stage() == Stage::Running && self.bus_is_up() && self.reserved.load(Relaxed) < self.connections_max
     }
 
     /// Whether a new connection is taken when it comes all the same.
@@ -221,10 +267,14 @@ impl Node {
         self.reserved.fetch_sub(1, Relaxed);
     }
 
+    /// Open connections of all shards.
+    fn connections(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.connections.value()).sum()
+    }
+
     /// The body of `/health`.
     pub fn health(&self) -> String {
-        let connections: u64 = self.shards.iter().map(|shard| shard.connections.value()).sum();
-        serde_json::json!({"status": "ok", "node_id": self.id, "connections": connections}).to_string()
+        serde_json::json!({"status": "ok", "node_id": self.id, "connections": self.connections()}).to_string()
     }
 
     /// The body of `/metrics`.
@@ -256,16 +306,11 @@ pub fn run(config: Config) -> Result<(), NodeError> {
     if config.redis.is_some() {
         return Err(NodeError::NoRedis);
     }
-    let public = listeners::open("--listen", config.listen, config.shards, config.backlog)?;
-    let admin = match config.admin_listen {
-        Some(addr) => Some(listeners::open("--admin-listen", addr, 1, config.backlog)?),
-        None => None,
-    };
-    let (addr, admin_addr) = (public.addr, admin.as_ref().map(|admin| admin.addr));
+    let NodeListeners { public, admin, by_shard } = listeners::open_all(&config)?;
     let node = Arc::new(Node::new(config.node_id.clone(), config.shards, config.connections_max));
     let (report, news) = mpsc::channel();
     watch_signals(report.clone())?;
-    spawn_shards(&config, &node, public.sockets, admin.map(|admin| admin.sockets), &report)?;
+    spawn_shards(&config, &node, by_shard, &report)?;
     while node.shards_up.load(Relaxed) < config.shards as u32 {
         match news.recv_timeout(Duration::from_millis(1)) {
             Ok(News::ShardEnded(shard, Err(error))) => return Err(NodeError::Shard { shard, error }),
@@ -274,13 +319,16 @@ pub fn run(config: Config) -> Result<(), NodeError> {
         }
     }
     node.set_stage(Stage::Running);
-    let admin = admin_addr.map(tracing::field::display);
-    tracing::info!(%addr, admin, node_id = config.node_id, shards = config.shards, bus = "embedded", "listening");
-    serve(&config, &node, &news)
+    let (addr, listen) = (public[0].addr, config::joined(&public));
+    let admin = admin.map(tracing::field::display);
+    tracing::info!(%addr, listen, admin, node_id = config.node_id, shards = config.shards, bus = "embedded", "listening");
+    let supervisor = Supervisor::from_environment();
+    supervisor.ready();
+    serve(&config, &node, &news, &supervisor)
 }
 
 /// Watches the shards until all have ended, and carries out what signals ask for.
-fn serve(config: &Config, node: &Node, news: &mpsc::Receiver<News>) -> Result<(), NodeError> {
+fn serve(config: &Config, node: &Node, news: &mpsc::Receiver<News>, supervisor: &Supervisor) -> Result<(), NodeError> {
     let mut running = config.shards;
     let mut stop_at: Option<Instant> = None;
     let mut watched = Instant::now();
@@ -292,6 +340,7 @@ fn serve(config: &Config, node: &Node, news: &mpsc::Receiver<News>) -> Result<()
                 let signal = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
                 tracing::info!(signal, drain_delay = ?config.drain_delay, "stopping; a second signal ends at once");
                 node.set_stage(Stage::Draining);
+                supervisor.stopping(config.drain_delay + config.shutdown_timeout);
                 stop_at = Some(Instant::now() + config.drain_delay);
             }
             Ok(News::Signal(signal)) => {
@@ -304,12 +353,12 @@ fn serve(config: &Config, node: &Node, news: &mpsc::Receiver<News>) -> Result<()
         }
         if stop_at.is_some_and(|at| Instant::now() >= at) {
             stop_at = None;
-            let connections: u64 = node.shards.iter().map(|shard| shard.connections.value()).sum();
-            tracing::info!(connections, "closing connections");
+            tracing::info!(connections = node.connections(), "closing connections");
             node.set_stage(Stage::Stopping);
         }
         if watched.elapsed() >= WATCH_EVERY {
             watch(node, watched.elapsed());
+            supervisor.alive(node.connections());
             watched = Instant::now();
         }
     }
@@ -351,23 +400,20 @@ fn watch_signals(report: mpsc::Sender<News>) -> Result<(), NodeError> {
 fn spawn_shards(
     config: &Config,
     node: &Arc<Node>,
-    public: Vec<OwnedFd>,
-    admin: Option<Vec<OwnedFd>>,
+    listeners: Vec<Vec<(OwnedFd, Audience)>>,
     report: &mpsc::Sender<News>,
 ) -> Result<(), NodeError> {
     // Before any thread is pinned: a pinned one sees its own core only.
     let cores: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
     let shard_config = Arc::new(shard_config(config));
     let ticket = MeshTicket::new(config.shards as u16);
-    let mut admin = admin.and_then(|mut sockets| sockets.pop());
-    for (shard, public) in public.into_iter().enumerate() {
+    for (shard, listeners) in listeners.into_iter().enumerate() {
         let core = cores.get(shard % cores.len().max(1)).copied().unwrap_or(0);
         let (shard_config, node, ticket, report) =
             (Arc::clone(&shard_config), Arc::clone(node), ticket.clone(), report.clone());
-        let admin = admin.take();
         executor(Placement::Fixed(core), shard)
             .spawn(move || async move {
-                let ended = shard::run(shard_config, node, ticket, public, admin).await;
+                let ended = shard::run(shard_config, node, ticket, listeners, None).await;
                 // Nobody listens any more when the process ends for another reason.
                 let _ = report.send(News::ShardEnded(shard, ended));
             })
@@ -398,10 +444,12 @@ pub(crate) fn shard_config(config: &Config) -> ShardConfig {
             connects_per_address_max: config.connects_per_address_max,
             connects_per_address_window: config.connects_per_address_window,
             hasher: RandomState::new(),
+            has_bus: false,
         },
         heartbeat: Heartbeat { ping_interval: config.ping_interval, pong_timeout: config.pong_timeout },
         ws: ws::Limits { message_bytes_max: config.message_bytes_max },
         head: HeadLimits { bytes_max: config.head_bytes_max, ..HeadLimits::default() },
+        trusted_proxies: TrustedProxies::new(config.trusted_proxies.iter().copied()),
         sockets_max,
         slots_per_ring: (open_files_max as u32).min(sockets_max),
         handshake_timeout: config.handshake_timeout,

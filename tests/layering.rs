@@ -36,7 +36,7 @@ const IMPURE_WORDS: [&str; 22] = [
     "Mutex",
 ];
 /// The modules of this crate that each module may name beside itself; `node` and `main`, at the end, may name all.
-const MAY_NAME: [(&str, &[&str]); 17] = [
+const MAY_NAME: [(&str, &[&str]); 18] = [
     ("ids", &[]),
     ("time", &[]),
     ("metrics", &[]),
@@ -47,7 +47,7 @@ const MAY_NAME: [(&str, &[&str]); 17] = [
     ("client", &["ws"]),
     ("hub", &["client", "ids", "metrics", "time", "ws"]),
     ("host", &["config", "metrics"]),
-    ("listeners", &["node"]),
+    ("listeners", &["config", "node", "shard"]),
     ("logging", &["config"]),
     ("preflight", &["config", "host"]),
     ("doctor", &["config", "host", "listeners", "node", "preflight", "shard"]),
@@ -55,6 +55,7 @@ const MAY_NAME: [(&str, &[&str]); 17] = [
     ("top", &["metrics"]),
     // What shards share is the node's: its stage, its places, its counters.
     ("shard", &["client", "http", "hub", "ids", "listeners", "metrics", "node", "panics", "time", "ws"]),
+    ("systemd", &[]),
     ("lib", &[]),
 ];
 /// Who may name glommio, and its channels; tests of shards beside them.

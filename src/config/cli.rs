@@ -80,8 +80,8 @@ fn top_arguments(matches: &ArgMatches) -> TopArguments {
 }
 
 fn flags(matches: &ArgMatches) -> BTreeMap<&'static str, String> {
-    let given = SETTINGS.iter().filter_map(|s| Some((s.key, matches.get_one::<String>(s.key)?.clone())));
-    given.collect()
+    let given = |key| Some(matches.get_many::<String>(key)?.map(String::as_str).collect::<Vec<_>>().join(","));
+    SETTINGS.iter().filter_map(|setting| Some((setting.key, given(setting.key)?))).collect()
 }
 
 fn command() -> Command {
@@ -152,6 +152,7 @@ fn with_settings(name: &'static str, about: &'static str) -> Command {
         Arg::new(setting.key)
             .long(setting.flag())
             .value_name(setting.placeholder)
+            .action(if setting.is_list { ArgAction::Append } else { ArgAction::Set })
             .help_heading(setting.group)
             // `-1` is a bad value, and its error is the setting's own.
             .allow_negative_numbers(true)
@@ -223,6 +224,13 @@ mod tests {
         assert_eq!(invocation.config_path, Some(PathBuf::from("a.toml")));
         let flags = [("ping_interval", "5s".to_owned()), ("shards", "-1".to_owned())];
         assert_eq!(invocation.flags, flags.into());
+    }
+
+    #[test]
+    fn a_list_is_one_value_however_often_its_flag_is_given() {
+        let invocation = parse_line("ringmesh serve --listen 8080 --listen 9000,proxy").expect("right");
+        assert_eq!(invocation.flags, [("listen", "8080,9000,proxy".to_owned())].into());
+        assert!(parse_line("ringmesh serve --shards 1 --shards 2").is_err());
     }
 
     #[test]

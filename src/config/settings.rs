@@ -4,9 +4,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::format::{
-    AdminAddress, Count, Format, GIB, HOUR_MS, KIB, LogDirectives, LogFormat, MIB, NodeName, PublicAddress, Size, Time,
-};
+use ipnet::IpNet;
+
+use super::addresses::{AdminAddress, ListenAddress, Networks, PublicAddresses};
+use super::format::{Count, Format, GIB, HOUR_MS, KIB, LogDirectives, LogFormat, MIB, NodeName, Size, Time};
 use super::redis_url::{RedisAddress, RedisUrl};
 use super::sources::Reader;
 
@@ -22,6 +23,8 @@ pub struct Setting {
     pub placeholder: &'static str,
     /// Whether TOML takes its value without quotes.
     pub bare: bool,
+    /// Whether its flag may be given more than once.
+    pub is_list: bool,
     /// Its explanation: the lines of its documentation.
     help_lines: &'static [&'static str],
     /// Its value in a configuration, as text that reads as the same value, without secrets.
@@ -67,6 +70,7 @@ macro_rules! settings {
             default: $default,
             placeholder: <$format as Format>::PLACEHOLDER,
             bare: <$format as Format>::BARE,
+            is_list: <$format as Format>::LIST,
             help_lines: &[$($doc),+],
             written: |config| <$format as Format>::write(&config.$name),
         },)+)+];
@@ -92,8 +96,13 @@ settings! {
         redis: Option<RedisUrl>, RedisAddress, "none";
     }
     "Listeners" {
-        /// Where clients connect. A port alone is that port of every IPv4 address.
-        listen: SocketAddr, PublicAddress, "0.0.0.0:8080";
+        /// Where clients connect; more than one with commas between them, or by repeating the flag. A port alone is that
+        /// port of every IPv4 address. With ,proxy behind it, each connection there must begin with a PROXY header
+        /// (version 1 or 2).
+        listen: Vec<ListenAddress>, PublicAddresses, "0.0.0.0:8080";
+        /// Networks of the proxies that are believed when they name the client, in X-Forwarded-For (from the right),
+        /// X-Real-IP or a PROXY header. From all others these are ignored.
+        trusted_proxies: Vec<IpNet>, Networks, "none";
         /// Where operators read /metrics, or off. A port alone is that port of 127.0.0.1.
         admin_listen: Option<SocketAddr>, AdminAddress, "127.0.0.1:8081";
         /// Connections that may wait to be accepted, for each shard. 0: net.core.somaxconn, which also bounds it.

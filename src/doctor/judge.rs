@@ -23,7 +23,7 @@ const DROP_SHARE_MAX: f64 = 0.0001;
 pub fn judge(config: &Config, survey: &Survey) -> Vec<Finding> {
     let mut findings = vec![rings(config, survey)];
     findings.extend(survey.listeners.iter().map(|listener| a_listener(listener, survey)));
-    findings.extend(listening_port(config, survey));
+    findings.extend(listening_ports(survey));
     findings.extend(backlog_length(config, survey));
     findings.extend(kernel_settings(survey));
     findings.extend(tcp_memory(survey));
@@ -98,7 +98,7 @@ fn bracketed(addr: &std::net::SocketAddr) -> String {
 }
 
 /// A port among those of outgoing connections may be taken by one of them while the node restarts.
-fn listening_port(config: &Config, survey: &Survey) -> Option<Finding> {
+fn listening_ports(survey: &Survey) -> Option<Finding> {
     let (first, last) = survey.local_ports?;
     let exposed: Vec<String> = survey
         .listeners
@@ -117,10 +117,8 @@ fn listening_port(config: &Config, survey: &Survey) -> Option<Finding> {
         "sysctl -w net.ipv4.ip_local_reserved_ports={reserved}, or a port outside: an outgoing connection may take it while \
          the node restarts"
     );
-    // A port that the kernel chooses is always one of them.
-    let chosen_by_kernel = config.listen.port() == 0;
     let wanted = "listening ports outside of the range, or reserved".to_owned();
-    Some(judged("port_range", warn_unless(exposed.is_empty() || chosen_by_kernel), found, wanted, remedy))
+    Some(judged("port_range", warn_unless(exposed.is_empty()), found, wanted, remedy))
 }
 
 /// `8080,9000-9010`

@@ -120,8 +120,8 @@ impl Survey {
 
 /// The listeners that a node would open.
 fn wanted_listeners(config: &Config) -> Vec<(&'static str, SocketAddr)> {
-    let admin = config.admin_listen.map(|addr| ("--admin-listen", addr));
-    [("--listen", config.listen)].into_iter().chain(admin).collect()
+    let public = config.listen.iter().map(|listener| ("--listen", listener.addr));
+    public.chain(config.admin_listen.map(|addr| ("--admin-listen", addr))).collect()
 }
 
 fn look_at_listener((flag, addr): (&'static str, SocketAddr)) -> Listener {

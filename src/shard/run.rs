@@ -8,6 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use crate::client::Disconnect;
+use crate::http::forwarded::TrustedProxies;
 use crate::http::head::HeadLimits;
 use crate::hub::effects::Effects;
 use crate::hub::heartbeat::{Heartbeat, Look};
@@ -18,11 +19,13 @@ use crate::node::{Node, Stage};
 use crate::time::Micros;
 use crate::ws;
 
-use super::conn::{Conn, Phase};
+use super::conn::{Audience, Conn, Phase};
 use super::engine::{Engine, EngineConfig, EngineError, Event, ListenerId};
-use super::finish::{Cause, TooSlowLog};
+use super::finish::Cause;
 use super::mesh::{Inbox, MeshEnd, MeshTicket};
 use super::park::Watch;
+use super::port::ShardPort;
+use super::rare::Rare;
 use super::sockets::{KEEPING_UP, Sockets};
 
 /// Timers that revive an executor whose ticker lost its own wake-up, and how often each fires.
@@ -64,6 +67,8 @@ pub struct ShardConfig {
     pub ws: ws::Limits,
     /// Limits of request heads.
     pub head: HeadLimits,
+    /// Who is believed about whom it speaks for.
+    pub trusted_proxies: TrustedProxies,
     /// Sockets this shard may come to hold.
     pub sockets_max: u32,
     /// Sockets of one ring: the soft limit of open files at most.
@@ -112,8 +117,9 @@ pub(super) struct Shard {
     pub(super) sockets: Sockets,
     /// A frame being built; empty between uses.
     pub(super) scratch: Vec<u8>,
-    admin: Option<ListenerId>,
     listeners: Vec<ListenerId>,
+    /// Who connects to each listener, in the order of [`ListenerId::index`].
+    audiences: Vec<Audience>,
     /// Listeners whose accept failed; they are tried again every second.
     resting: Vec<ListenerId>,
     rested_at: Micros,
@@ -123,14 +129,16 @@ pub(super) struct Shard {
     unopened: VecDeque<ConnId>,
     due: Vec<u32>,
     surveyed: Micros,
-    pub(super) too_slow_log: TooSlowLog,
+    pub(super) too_slow_log: Rare,
+    pub(super) no_proxy_header_log: Rare,
     /// Set while the node stops.
     pub(super) stop: Option<Stop>,
 }
 
 /// Runs a shard until the node stops. Called inside the shard's executor.
 ///
-/// `public` is this shard's own listener; one shard of the node has the `admin` one.
+/// `listeners` are this shard's own; one shard of the node has the one for operators. Where there is a bus, each shard
+/// has a `port` to it.
 ///
 /// # Errors
 /// See [`ShardError`].
@@ -138,8 +146,8 @@ pub async fn run(
     config: Arc<ShardConfig>,
     node: Arc<Node>,
     ticket: MeshTicket,
-    public: OwnedFd,
-    admin: Option<OwnedFd>,
+    listeners: Vec<(OwnedFd, Audience)>,
+    port: Option<ShardPort>,
 ) -> Result<(), ShardError> {
     let inbox = Rc::new(Inbox::default());
     // Before the mesh forms: joining it waits for other threads, and a wake-up can be lost there too.
@@ -152,10 +160,10 @@ pub async fn run(
     let mut shard = Shard {
         engine,
         hub: Hub::new(shard, &config.hub, metrics),
-        sockets: Sockets::new(now, config, Arc::clone(&node), shard, metrics),
+        sockets: Sockets::new(now, config, Arc::clone(&node), shard, port),
         scratch: Vec::with_capacity(256),
-        admin: None,
         listeners: Vec::new(),
+        audiences: Vec::new(),
         resting: Vec::new(),
         rested_at: now,
         mesh,
@@ -163,10 +171,12 @@ pub async fn run(
         unopened: VecDeque::new(),
         due: Vec::new(),
         surveyed: now,
-        too_slow_log: TooSlowLog::default(),
+        too_slow_log: Rare::default(),
+        no_proxy_header_log: Rare::default(),
         stop: None,
     };
-    shard.listen(public, admin);
+    shard.attach_port()?;
+    shard.listen(listeners);
     node.shard_is_up();
     shard.run().await
 }
@@ -174,7 +184,7 @@ pub async fn run(
 /// A lost wake-up leaves every task that was ready where it is, the ticker included, until something else completes.
 /// These timers see to it that one is always pending: all of them can be ready at once only after the thread was kept
 /// from its core for most of their period, and then lost its wake-up as well.
-fn spawn_guards() {
+pub(super) fn spawn_guards() {
     for guard in 0..GUARDS {
         glommio::spawn_local(async move {
             glommio::timer::sleep(GUARD_PERIOD / GUARDS * guard).await;
@@ -197,12 +207,12 @@ fn spawn_ticker(tick: Duration, inbox: Rc<Inbox>) {
 }
 
 impl Shard {
-    fn listen(&mut self, public: OwnedFd, admin: Option<OwnedFd>) {
-        const PUBLIC_ACCEPTS: u16 = 64;
-        const ADMIN_ACCEPTS: u16 = 4;
-        self.listeners.push(self.engine.listen(public, PUBLIC_ACCEPTS));
-        self.admin = admin.map(|admin| self.engine.listen(admin, ADMIN_ACCEPTS));
-        self.listeners.extend(self.admin);
+    fn listen(&mut self, listeners: Vec<(OwnedFd, Audience)>) {
+        for (socket, audience) in listeners {
+            let accepts = if audience == Audience::Operators { 4 } else { 64 };
+            self.listeners.push(self.engine.listen(socket, accepts));
+            self.audiences.push(audience);
+        }
     }
 
     async fn run(mut self) -> Result<(), ShardError> {
@@ -217,7 +227,7 @@ impl Shard {
             }
             if idle {
                 // A completion that came just before the eventfd was enabled did not signal it.
-                idle = self.engine.before_park().map_err(io("io_uring_enter"))?;
+                idle = self.engine.before_park().map_err(io("io_uring_enter"))? && self.may_park();
                 if idle {
                     self.beat(Doing::Parked);
                     self.sockets.metrics.parks.add(1);
@@ -230,6 +240,9 @@ impl Shard {
                     breathed = self.sockets.node.now();
                 }
                 self.engine.after_park();
+                if let Some(port) = &self.sockets.port {
+                    port.after_park();
+                }
             }
             // Read once more: a turn that was full of messages takes milliseconds.
             if !idle && self.sockets.node.now().since(breathed) >= YIELD_EVERY {
@@ -251,7 +264,7 @@ impl Shard {
             self.event(event);
         }
         self.beat(Doing::Meshing);
-        let meshed = self.mesh_in();
+        let meshed = self.mesh_in() | self.bus_in();
         self.hub.handle(self.sockets.now, Input::Turn, &mut self.sockets);
         let went_on = self.retry_stalled();
         if self.sockets.now.since(self.surveyed) >= Duration::from_micros(SURVEY_EVERY_US) {
@@ -259,7 +272,7 @@ impl Shard {
         }
         self.beat(Doing::Sending);
         self.flush();
-        let sent_batches = self.mesh_out();
+        let sent_batches = self.mesh_out() | self.bus_out();
         self.report_quiet();
         self.beat(Doing::Turning);
         let unsubmitted = self.engine.has_unsubmitted();
@@ -277,8 +290,8 @@ impl Shard {
             Event::Accepted { id, listener, peer } => {
                 self.sockets.metrics.accepts.add(1);
                 let now = self.sockets.now;
-                let is_admin = self.admin == Some(listener);
-                self.sockets.insert(id, Conn::accepted(id, now, peer, is_admin));
+                let audience = self.audiences[listener.index()];
+                self.sockets.insert(id, Conn::accepted(id, now, peer, audience));
                 self.sockets.handshakes += 1;
                 self.sockets.wheel.set(id.index, now.after(self.sockets.config.handshake_timeout));
                 self.unopened.push_back(id);
@@ -506,8 +519,9 @@ impl Shard {
             }
         }
         let Some(stop) = &mut self.stop else { return };
-        if !stop.is_closing && (stage == Stage::Closing || now >= stop.close_at) {
+        if !stop.is_closing && (stage >= Stage::Closing || now >= stop.close_at) {
             stop.is_closing = true;
+            stop.quiet_since = 0;
             self.sockets.node.tell_clients_to_go();
             self.close_all();
         }
@@ -524,25 +538,35 @@ impl Shard {
         }
     }
 
-    /// Says whether anything of this shard is on its way to another.
+    /// Says whether anything of this shard is on its way to another, or, once clients are told to go, whether any client
+    /// is left either.
     fn report_quiet(&mut self) {
         let turns = self.sockets.metrics.turns.value();
         let is_quiet = self.sockets.links.is_quiet() && !self.sockets.is_spreading() && !self.hub.is_leaving();
+        let is_quiet = is_quiet && self.bus_is_quiet();
+        let sockets = self.engine.open_sockets();
         let Some(stop) = &mut self.stop else { return };
-        if stop.is_closing {
-            return;
-        }
+        let is_quiet = is_quiet && (!stop.is_closing || sockets == 0);
         stop.quiet_since = match stop.quiet_since {
             _ if !is_quiet => 0,
             0 => turns,
             since => since,
         };
-        self.sockets.node.set_quiet_since(self.sockets.shard(), stop.quiet_since);
+        let (shard, since) = (self.sockets.shard(), stop.quiet_since);
+        match stop.is_closing {
+            false => self.sockets.node.set_quiet_since(shard, since),
+            true => self.sockets.node.set_finished_since(shard, since),
+        }
     }
 
+    /// Whether this shard may end. With a bus it stays until all have no client left: the homes of their users have to
+    /// tell the bus.
     fn is_finished(&self) -> bool {
-        self.stop
-            .as_ref()
-            .is_some_and(|stop| stop.is_closing && (self.engine.open_sockets() == 0 || self.sockets.now >= stop.end_at))
+        let Some(stop) = self.stop.as_ref().filter(|stop| stop.is_closing) else { return false };
+        let is_finished = match self.sockets.port {
+            None => self.engine.open_sockets() == 0,
+            Some(_) => self.sockets.node.stage() == Stage::Ended,
+        };
+        is_finished || self.sockets.now >= stop.end_at
     }
 }

@@ -1,13 +1,16 @@
 //! A shard's connections and their send queues, and what the hub does to them.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::client::Disconnect;
+use crate::hub::bus::ToBus;
 use crate::hub::effects::{COPY_BYTES_MAX, Effects, Origin, Verdict, Wire};
 use crate::hub::envelope::{Broadcast, Class, ToHome, ToOwner};
 use crate::hub::heartbeat::Heartbeat;
+use crate::hub::limiter::AddressKey;
 use crate::hub::links::Links;
 use crate::hub::timers::Wheel;
 use crate::ids::{ConnId, ShardId};
@@ -18,6 +21,7 @@ use crate::ws::encode;
 
 use super::chunk::Chunk;
 use super::conn::{Conn, Farewell, Phase};
+use super::port::ShardPort;
 use super::run::ShardConfig;
 use super::spread::Spreads;
 
@@ -55,6 +59,8 @@ pub(super) struct Sockets {
     pub(super) node: Arc<Node>,
     pub(super) metrics: &'static ShardMetrics,
     pub(super) links: Links,
+    /// The way to the bus, where there is one.
+    pub(super) port: Option<ShardPort>,
     pub(super) wheel: Wheel,
     pub(super) heartbeat: Heartbeat,
     conns: Vec<Conn>,
@@ -96,13 +102,15 @@ impl Sockets {
         config: Arc<ShardConfig>,
         node: Arc<Node>,
         shard: ShardId,
-        metrics: &'static ShardMetrics,
+        port: Option<ShardPort>,
     ) -> Self {
+        let metrics = node.shard_metrics(shard);
         let sockets_max = config.sockets_max as usize;
         Self {
             now,
             shard,
             links: Links::new(shard, config.hub.shards),
+            port,
             wheel: Wheel::new(now, sockets_max),
             heartbeat: config.heartbeat,
             conns: Vec::with_capacity(sockets_max),
@@ -362,6 +370,18 @@ impl Sockets {
         self.metrics.connections.set(self.open);
     }
 
+    /// An address that asks too often, and is the only one that asks, may stand for many clients.
+    fn log_too_many(&self, address: IpAddr, is_forwarded: bool) {
+        tracing::debug!(%address, is_forwarded, "asks for too many connections");
+        if !is_forwarded && self.node.lone_address.is_news(self.now, AddressKey::from(address)) {
+            tracing::warn!(
+                %address,
+                "all requests for /ws come from one address, and are answered 429; if a proxy is there, name it in \
+                 trusted_proxies, and let it say for whom it speaks (X-Forwarded-For, or a port with `,proxy`)"
+            );
+        }
+    }
+
     /// Puts a Close frame behind what is queued; nothing follows it.
     pub(super) fn queue_close(&mut self, id: ConnId, why: Disconnect) {
         let mut frame = Vec::with_capacity(128);
@@ -395,7 +415,14 @@ impl Effects for Sockets {
             }
             Verdict::TooMany { retry_after } => {
                 self.metrics.refused_address_rate.add(1);
+                self.log_too_many(request.address, request.is_forwarded);
                 let response = super::request::too_many_connects(retry_after);
+                self.queue(id, &response);
+                self.finish_request(id, Farewell::Close);
+            }
+            Verdict::Unavailable => {
+                self.metrics.refused_not_ready.add(1);
+                let response = super::request::not_registered();
                 self.queue(id, &response);
                 self.finish_request(id, Farewell::Close);
             }
@@ -405,7 +432,10 @@ impl Effects for Sockets {
     fn deliver(&mut self, id: ConnId, frame: Wire<'_>, origin: Origin) -> bool {
         let Origin { sender, received } = origin;
         let Some(conn) = self.get(id).filter(|conn| conn.phase == Phase::Open) else { return false };
-        if conn.lagging && sender.conn != id {
+        if conn.lagging
+            && let Some(sender) = sender
+            && sender.conn != id
+        {
             if sender.shard == self.shard {
                 self.to_pause.push(sender.conn);
             } else {
@@ -455,5 +485,19 @@ impl Effects for Sockets {
     fn push_broadcast(&mut self, shard: ShardId, message: Broadcast) {
         self.metrics.mesh_messages_out.add(1);
         self.links.push_broadcast(shard, message);
+    }
+
+    fn bus_has_room(&self) -> bool {
+        self.port.as_ref().is_some_and(ShardPort::has_room)
+    }
+
+    fn push_bus(&mut self, message: ToBus) {
+        if let Some(port) = &mut self.port {
+            port.push(message);
+        }
+    }
+
+    fn bus_takes_broadcasts(&self) -> bool {
+        self.node.bus_takes_broadcasts()
     }
 }

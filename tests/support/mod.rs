@@ -6,11 +6,13 @@
 
 pub mod client;
 pub mod crowd;
+pub mod fake_host;
 pub mod gateway;
 pub mod http;
 pub mod metrics;
 pub mod process;
 pub mod prometheus;
+pub mod proxy;
 pub mod random;
 pub mod raw;
 pub mod terminal;
