@@ -11,11 +11,13 @@ pub mod gateway;
 pub mod http;
 pub mod metrics;
 pub mod process;
+pub mod prometheus;
 pub mod proxy;
 pub mod random;
 pub mod raw;
 pub mod redis;
 pub mod rim;
+pub mod terminal;
 
 use std::time::{Duration, Instant};
 
