@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests use and this machine lacks: redis-server from Debian's packages, and the Python client of
-# tests/interop.rs into target/test-venv. Does nothing when all is there.
+# Installs what the tests use and this machine lacks: redis-server, redis-sentinel and openssl from Debian's packages, and
+# Python's `websockets` and `redis` into target/test-venv. Does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -19,10 +19,12 @@ install() {
 }
 
 command -v redis-server >/dev/null || install redis-server redis-server
+command -v redis-sentinel >/dev/null || install redis-sentinel redis-sentinel
+command -v openssl >/dev/null || install openssl openssl
 command -v python3 >/dev/null || install python3 python3
 
 # The installed requirements are kept beside the environment, so that a change of them installs anew.
-if ! cmp -s "$requirements" "$venv/installed.txt" || ! "$venv/bin/python" -c 'import websockets.sync' 2>/dev/null; then
+if ! cmp -s "$requirements" "$venv/installed.txt" || ! "$venv/bin/python" -c 'import redis.asyncio, websockets.sync' 2>/dev/null; then
     rm -rf "$venv"
     mkdir -p target
     python3 -c 'import ensurepip' 2>/dev/null || install "python3 -m venv" python3-venv
