@@ -154,6 +154,7 @@ shard_metrics! {
         dropped_offline = "reason=\"offline\"",
         dropped_too_slow = "reason=\"too_slow\"",
         dropped_closing = "reason=\"closing\"",
+        dropped_overloaded = "reason=\"overloaded\"",
     }
     "ringmesh_turns_total" Counter "Turns of the shard's loop." { turns = "" }
     "ringmesh_parks_total" Counter "Times the shard's loop found nothing to do and slept." { parks = "" }

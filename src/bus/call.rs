@@ -18,6 +18,10 @@ pub type NodeId = CompactString;
 /// Which life of a node: greater than those before it, whatever happens to clocks and to Redis; never 0.
 pub type Incarnation = u64;
 
+/// The number of a call, by which its reply is known.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct CallId(pub u64);
+
 /// A node that holds a user.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Holder {

@@ -31,6 +31,11 @@ pub fn error(error: &CommandError, out: &mut Vec<u8>) {
     }
 }
 
+/// The error of a message that was not taken because what it needs is overloaded. Nobody got it.
+pub fn overloaded(out: &mut Vec<u8>) {
+    text_of([r#"{"type":"error","message":"overloaded: the message was not sent, send it again later","code":"overloaded"}"#], out);
+}
+
 fn text_of<const PARTS: usize>(parts: [&str; PARTS], out: &mut Vec<u8>) {
     let payload_len = parts.iter().map(|part| part.len()).sum();
     out.reserve(encode::HEADER_BYTES_MAX + payload_len);
@@ -74,6 +79,9 @@ mod tests {
         out.clear();
         error(&CommandError::UnknownType("a\"b".into()), &mut out);
         assert_eq!(payload(&out)["code"], "unknown_type");
+        out.clear();
+        overloaded(&mut out);
+        assert_eq!((&payload(&out)["type"], &payload(&out)["code"]), (&"error".into(), &"overloaded".into()));
         assert_eq!(payload(PONG), serde_json::json!({"type":"pong"}));
     }
 }

@@ -95,8 +95,13 @@ pub enum FromBus {
         target: UserKey,
         /// The server frame.
         frame: Bytes,
-        /// Where it came from; handed back in [`ToBus::Returned`] when the user is not registered here.
+        /// Where it came from; handed back in [`ToBus::Returned`] when nobody is here to take it.
         via: Via,
+        /// The bus is about to register the user, and the answer will follow: a home whose connections of the user
+        /// still wait keeps the message, and delivers it before what it kept of this node's own. Without this mark the
+        /// message is for an earlier stay of the user, and a home that waits hands it back. After
+        /// [`FromBus::NotRegistered`], what was kept by this mark is handed back too.
+        early: bool,
     },
     /// To every shard: a message for all of its connections.
     Broadcast {

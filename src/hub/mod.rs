@@ -5,10 +5,11 @@
 //!
 //! - [`envelope`]: what crosses from shard to shard; [`bus`]: what crosses between the shards and other nodes
 //! - [`links`]: outboxes, inboxes and credits of the mesh
-//! - [`homes`]: which connections a user has, at the user's home shard
+//! - [`homes`]: which connections a user has, at the user's home shard; [`arrivals`]: users whom the bus registers yet
 //! - [`limiter`]: how often an address may ask for `/ws`
 //! - [`timers`]: the shard's timer wheel; [`heartbeat`]: when to ping, when to give up
 
+pub mod arrivals;
 pub mod bus;
 pub mod effects;
 pub mod envelope;

@@ -13,10 +13,14 @@ use crate::ids::{ConnId, ConnRef, ShardId};
 use crate::metrics::ShardMetrics;
 use crate::time::Micros;
 
+use super::arrivals::Arrivals;
+use super::bus::{FromBus, ToBus};
 use super::effects::{COPY_BYTES_MAX, Effects, Origin, Verdict, Wire};
 use super::envelope::{Broadcast, Class, Conns, ToHome, ToOwner, UserKey, home_of};
-use super::homes::{Homes, Presence};
+use super::homes::Homes;
 use super::limiter::{AddressKey, Limiter};
+
+use nodes::Registration;
 
 /// What a hub needs to know.
 #[derive(Clone, Debug)]
@@ -31,6 +35,8 @@ pub struct HubConfig {
     pub connects_per_address_window: Duration,
     /// Hashes names and addresses; the same for all shards of a node.
     pub hasher: RandomState,
+    /// Whether there may be other nodes: users are registered with the bus before they open.
+    pub has_bus: bool,
 }
 
 /// What happened, as the hub is told it.
@@ -68,6 +74,8 @@ pub enum Input<'a> {
     Owner(ToOwner),
     /// From another shard, to all connections here.
     Broadcast(Broadcast),
+    /// From the bus.
+    Bus(&'a FromBus),
     /// Time has passed, or credits came back.
     Turn,
 }
@@ -77,7 +85,8 @@ pub enum Input<'a> {
 pub enum Outcome {
     /// It was.
     Done,
-    /// There is no room towards a shard that it needs. Nothing has happened: keep it, and try again.
+    /// There is no room towards a shard that it needs. Nothing has happened, or what has happened will not happen again:
+    /// keep it, and try again.
     NoRoom,
 }
 
@@ -88,6 +97,9 @@ pub struct Hub {
     hasher: RandomState,
     sessions: Vec<Session>,
     homes: Homes,
+    has_bus: bool,
+    /// Users whom the bus has not registered yet; nobody, without a bus.
+    arrivals: Arrivals,
     limiter: Limiter,
     /// Connections that are gone and whose home could not be told yet.
     leaving: VecDeque<(UserKey, ConnRef)>,
@@ -125,6 +137,8 @@ impl Hub {
             hasher: config.hasher.clone(),
             sessions: Vec::with_capacity(config.connections_max),
             homes: Homes::default(),
+            has_bus: config.has_bus,
+            arrivals: Arrivals::default(),
             limiter: Limiter::new(config.connects_per_address_max, config.connects_per_address_window),
             leaving: VecDeque::new(),
             scratch: Vec::with_capacity(4096),
@@ -137,6 +151,7 @@ impl Hub {
         match input {
             Input::Said { conn, command } => return self.said(now, conn, command, fx),
             Input::Home(message) => return self.home(now, message, fx),
+            Input::Bus(message) => return self.from_bus(now, message, fx),
             Input::Owner(message) => self.owner(message, fx),
             Input::Broadcast(Broadcast { frame, received }) => fx.deliver_all(Wire::Shared(&frame), received),
             Input::Ask { conn, user, address } => self.ask(now, conn, user, address, fx),
@@ -205,8 +220,10 @@ impl Hub {
                 let user = UserKey { hash: session.user_hash, name: session.user.clone() };
                 let home = home_of(user.hash, self.shards);
                 if home == self.shard {
-                    self.register(user, here);
-                    self.open(conn, fx);
+                    self.set_stage(conn, Stage::Registration(true));
+                    if self.register(user, here, fx) == Registration::Opens {
+                        self.open(conn, fx);
+                    }
                 } else if fx.has_room(Class::Home, home) {
                     fx.push_home(home, ToHome::Register { user, conn: here });
                     self.set_stage(conn, Stage::Registration(true));
@@ -263,7 +280,7 @@ impl Hub {
             let Some((user, conn)) = self.leaving.pop_front() else { break };
             let home = home_of(user.hash, self.shards);
             if home == self.shard {
-                self.unregister(&user, conn);
+                self.unregister(&user, conn, fx);
             } else if fx.has_room(Class::Home, home) {
                 fx.push_home(home, ToHome::Unregister { user, conn });
             } else {
@@ -312,8 +329,11 @@ impl Hub {
         let origin = self.origin(conn, now);
         if home == self.shard {
             // The common case on one shard copies the frame straight into the receiver's buffer.
-            if let [only] = self.homes.conns(&target)
+            let here = self.homes.reach(&target);
+            if let [only] = here.conns
                 && only.shard == self.shard
+                && !here.elsewhere
+                && self.arrivals.is_empty()
                 && self.scratch.len() <= COPY_BYTES_MAX
             {
                 let to = only.conn;
@@ -323,12 +343,12 @@ impl Hub {
                 return Outcome::Done;
             }
             let frame = Bytes::copy_from_slice(&self.scratch);
-            if self.route(&target, &frame, origin, fx) == Outcome::NoRoom {
+            if self.route(&target, &frame, self.reference(conn), now, fx) == Outcome::NoRoom {
                 return Outcome::NoRoom;
             }
         } else {
             let frame = Bytes::copy_from_slice(&self.scratch);
-            fx.push_home(home, ToHome::Unicast { target, frame, origin });
+            fx.push_home(home, ToHome::Unicast { target, frame, sender: self.reference(conn), received: now });
         }
         self.metrics.messages_in_send_message.add(1);
         Outcome::Done
@@ -341,15 +361,22 @@ impl Hub {
         }
         let Some(from) = open_user(&self.sessions, conn) else { return Outcome::Done };
         self.metrics.messages_in_broadcast.add(1);
+        if self.has_bus && !(fx.bus_takes_broadcasts() && fx.bus_has_room()) {
+            self.tell_overloaded(conn, fx);
+            return Outcome::Done;
+        }
         self.scratch.clear();
         reply::broadcast(from, content, &mut self.scratch);
-        if self.shards == 1 && self.scratch.len() <= COPY_BYTES_MAX {
+        if self.shards == 1 && !self.has_bus && self.scratch.len() <= COPY_BYTES_MAX {
             fx.deliver_all(Wire::Copy(&self.scratch), now);
             return Outcome::Done;
         }
         let frame = Bytes::copy_from_slice(&self.scratch);
         for shard in others {
             fx.push_broadcast(shard, Broadcast { frame: frame.clone(), received: now });
+        }
+        if self.has_bus {
+            fx.push_bus(ToBus::Broadcast { frame: frame.clone() });
         }
         fx.deliver_all(Wire::Shared(&frame), now);
         Outcome::Done
@@ -358,7 +385,7 @@ impl Hub {
     /// What another shard asks of this home.
     fn home(&mut self, now: Micros, message: &ToHome, fx: &mut impl Effects) -> Outcome {
         match message {
-            ToHome::Unicast { target, frame, origin } => self.route(target, frame, *origin, fx),
+            ToHome::Unicast { target, frame, sender, received } => self.route(target, frame, *sender, *received, fx),
             ToHome::Admit { address, conn } => {
                 if !fx.has_room(Class::Owner, conn.shard) {
                     return Outcome::NoRoom;
@@ -371,25 +398,54 @@ impl Hub {
                 if !fx.has_room(Class::Owner, conn.shard) {
                     return Outcome::NoRoom;
                 }
-                self.register(user.clone(), *conn);
-                fx.push_owner(conn.shard, ToOwner::Registered { conn: conn.conn });
+                if self.register(user.clone(), *conn, fx) == Registration::Opens {
+                    fx.push_owner(conn.shard, ToOwner::Registered { conn: conn.conn });
+                }
                 Outcome::Done
             }
             ToHome::Unregister { user, conn } => {
-                self.unregister(user, *conn);
+                self.unregister(user, *conn, fx);
                 Outcome::Done
             }
         }
     }
 
-    /// A message to a user whose home is here: to every connection of the user, or to none when a shard has no room.
-    fn route(&mut self, target: &UserKey, frame: &Bytes, origin: Origin, fx: &mut impl Effects) -> Outcome {
-        let conns = self.homes.conns(target);
+    /// A message to a user whose home is here: to every connection of the user, here and elsewhere.
+    fn route(
+        &mut self,
+        target: &UserKey,
+        frame: &Bytes,
+        sender: ConnRef,
+        received: Micros,
+        fx: &mut impl Effects,
+    ) -> Outcome {
+        let reach = self.homes.reach(target);
+        if reach.conns.is_empty() {
+            return self.pass_on(target, frame, sender, received, fx);
+        }
+        if self.arrivals.contains(target) {
+            return self.keep(target, frame, sender, received, fx);
+        }
+        let elsewhere = reach.elsewhere;
+        if elsewhere && !fx.bus_has_room() {
+            return self.refuse(sender, fx);
+        }
+        let outcome = self.deliver_here(target, frame, Origin { sender: Some(sender), received }, fx);
+        if elsewhere && outcome == Outcome::Done {
+            let (target, frame) = (target.clone(), frame.clone());
+            fx.push_bus(ToBus::Unicast { target, frame, sender, delivered_here: true });
+        }
+        outcome
+    }
+
+    /// To every connection that the user has on this node, or to none when a shard has no room.
+    fn deliver_here(&mut self, target: &UserKey, frame: &Bytes, origin: Origin, fx: &mut impl Effects) -> Outcome {
+        let conns = self.homes.reach(target).conns;
         if conns.iter().any(|to| !fx.has_room(Class::Owner, to.shard)) {
             return Outcome::NoRoom;
         }
         match *conns {
-            [] => self.metrics.dropped_offline.add(1),
+            [] => {}
             [only] => {
                 let message = ToOwner::Deliver { conns: Conns::One(only.conn), frame: frame.clone(), origin };
                 self.pass_to_owner(only.shard, message, fx);
@@ -426,6 +482,8 @@ impl Hub {
                 }
             }
             ToOwner::Registered { conn } => self.open(conn, fx),
+            ToOwner::Unavailable { conn } => self.unavailable(conn, fx),
+            ToOwner::Refused { conn } => self.tell_overloaded(conn, fx),
             ToOwner::Admitted { conn, refused_for } => {
                 // The next step is a message to a home, which a to-owner message must not cause: it is put off.
                 if self.admitted(conn, refused_for, fx) {
@@ -435,24 +493,12 @@ impl Hub {
         }
     }
 
-    fn register(&mut self, user: UserKey, conn: ConnRef) {
-        if self.homes.register(user, conn) == Presence::Online {
-            self.metrics.users.set(self.homes.len() as u64);
-        }
-    }
-
-    fn unregister(&mut self, user: &UserKey, conn: ConnRef) {
-        if self.homes.unregister(user, conn) == Presence::Offline {
-            self.metrics.users.set(self.homes.len() as u64);
-        }
-    }
-
     fn reference(&self, conn: ConnId) -> ConnRef {
         ConnRef { shard: self.shard, conn }
     }
 
     fn origin(&self, sender: ConnId, received: Micros) -> Origin {
-        Origin { sender: self.reference(sender), received }
+        Origin { sender: Some(self.reference(sender)), received }
     }
 
     fn session(&self, conn: ConnId) -> Option<&Session> {
@@ -471,6 +517,8 @@ impl Session {
         Self { user: CompactString::default(), user_hash: 0, generation: 0, stage: Stage::Vacant }
     }
 }
+
+mod nodes;
 
 /// The user of an open connection. It borrows the sessions only, so that a frame can be built beside it.
 fn open_user(sessions: &[Session], conn: ConnId) -> Option<&str> {

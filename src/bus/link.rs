@@ -1,0 +1,333 @@
+//! A link to another of our nodes: pub/sub loses silently, so what goes over a link is numbered, acknowledged, kept
+//! until then, and sent again.
+//!
+//! Items are gathered into segments, each published as one envelope. While a publish is on its way to Redis, further
+//! items gather, for up to a millisecond: a link that is idle sends at once, and the busier it is, the larger its
+//! segments. A receiver takes segments in order and throws away what it has had already, and what comes after a gap.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::time::Micros;
+
+use super::call::{Incarnation, NodeId};
+use super::wire::{self, Header, Item, Kind};
+
+/// How long items gather at most while an earlier envelope is on its way to Redis.
+const FLUSH_WINDOW: Duration = Duration::from_millis(1);
+/// A segment of so many bytes is published without waiting for more.
+const SEGMENT_BYTES_MAX: usize = 64 << 10;
+/// Bytes that were published and not acknowledged, beyond which a link waits: Redis closes a subscriber that lets 8 MB
+/// pile up for a minute, and all links towards a node share its subscriber.
+const WINDOW_BYTES: usize = 1 << 20;
+/// How long an acknowledgement waits for an envelope that goes there anyway, …
+const ACK_DELAY: Duration = Duration::from_millis(5);
+/// …and how many envelopes at most.
+const ACK_ENVELOPES_MAX: u32 = 16;
+/// How long an acknowledgement may take before everything since is sent again; doubled each time.
+const RESEND_AFTER: Duration = Duration::from_millis(250);
+const RESEND_AFTER_MAX: Duration = Duration::from_secs(2);
+/// A receiver that sees a gap says so with each envelope; the sender goes back for it once in so long.
+const GO_BACK_EVERY: Duration = Duration::from_millis(20);
+
+/// What to do with an envelope that has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Accept {
+    /// Handle its items but for the first so many, and say so ([`Link::handled`]).
+    Items {
+        /// How many have been handled before.
+        skip: u32,
+    },
+    /// Nothing: it came before, or too early.
+    Nothing,
+}
+
+/// Our end of a link, both directions.
+#[derive(Debug)]
+pub struct Link {
+    from: NodeId,
+    from_incarnation: Incarnation,
+    to_incarnation: Incarnation,
+
+    /// Space for a header, and the items that gather behind it.
+    gathering: BytesMut,
+    gathered: u32,
+    /// The number of the next item; they count from 1.
+    next_seq: u64,
+    /// What was gathered and is not acknowledged, in order.
+    segments: VecDeque<Segment>,
+    /// Which of them is to be published next; those before it were.
+    next_segment: usize,
+    /// Bytes of those that were published.
+    published_bytes: usize,
+    /// Bytes of all of them, and of those that gather.
+    unacked_bytes: usize,
+    /// Publishes that Redis has not answered.
+    publishing: u32,
+    published_at: Micros,
+    resend_at: Option<Micros>,
+    resend_after: Duration,
+    went_back_at: Micros,
+    resent: u64,
+
+    /// The number of the last item that was taken in; those up to `handled` were handled.
+    accepted: u64,
+    handled: u64,
+    ack_at: Option<Micros>,
+    ack_envelopes: u32,
+    gap: bool,
+}
+
+#[derive(Debug)]
+struct Segment {
+    first_seq: u64,
+    count: u32,
+    envelope: Bytes,
+}
+
+impl Link {
+    /// A link on which nothing was sent yet. `to_incarnation` is 0 while the peer's life is not known.
+    pub fn new(from: NodeId, from_incarnation: Incarnation, to_incarnation: Incarnation) -> Self {
+        let mut link = Self {
+            from,
+            from_incarnation,
+            to_incarnation,
+            gathering: BytesMut::new(),
+            gathered: 0,
+            next_seq: 1,
+            segments: VecDeque::new(),
+            next_segment: 0,
+            published_bytes: 0,
+            unacked_bytes: 0,
+            publishing: 0,
+            published_at: Micros::default(),
+            resend_at: None,
+            resend_after: RESEND_AFTER,
+            went_back_at: Micros::default(),
+            resent: 0,
+            accepted: 0,
+            handled: 0,
+            ack_at: None,
+            ack_envelopes: 0,
+            gap: false,
+        };
+        link.begin_segment();
+        link
+    }
+
+    /// Which life of the peer it leads to.
+    pub fn to_incarnation(&self) -> Incarnation {
+        self.to_incarnation
+    }
+
+    /// Bytes that the peer has not acknowledged.
+    pub fn unacked_bytes(&self) -> usize {
+        self.unacked_bytes
+    }
+
+    /// How many items were sent again, since this was asked last.
+    pub fn take_resent(&mut self) -> u64 {
+        std::mem::take(&mut self.resent)
+    }
+
+    /// The number of the item pushed last.
+    pub fn last_seq(&self) -> u64 {
+        self.next_seq - 1
+    }
+
+    /// Whether the peer has handled the item of this number and all before it.
+    pub fn is_acked(&self, seq: u64) -> bool {
+        let first_unacked = self.segments.front().map_or(self.next_seq - u64::from(self.gathered), |oldest| oldest.first_seq);
+        seq < first_unacked
+    }
+
+    /// Adds an item; its number.
+    pub fn push(&mut self, kind: Kind, flags: u8, user: &str, number: u64, frame: &[u8]) -> u64 {
+        if self.gathering.len() + frame.len() > SEGMENT_BYTES_MAX && self.gathered > 0 {
+            self.seal();
+        }
+        let before = self.gathering.len();
+        wire::write_item(kind, flags, user, number, frame, &mut self.gathering);
+        self.unacked_bytes += self.gathering.len() - before;
+        self.gathered += 1;
+        self.next_seq += 1;
+        self.next_seq - 1
+    }
+
+    /// The next envelope to publish, if one should go now. Asked again until there is none.
+    pub fn poll(&mut self, now: Micros) -> Option<Bytes> {
+        if self.resend_at.is_some_and(|at| now >= at) {
+            self.resend_after = (self.resend_after * 2).min(RESEND_AFTER_MAX);
+            self.go_back();
+        }
+        let has_window = self.published_bytes < WINDOW_BYTES;
+        let waits = self.publishing > 0 && now.since(self.published_at) < FLUSH_WINDOW;
+        if self.next_segment == self.segments.len() && self.gathered > 0 && has_window && !waits {
+            self.seal();
+        }
+        if has_window && let Some(segment) = self.segments.get(self.next_segment) {
+            let envelope = segment.envelope.clone();
+            self.next_segment += 1;
+            self.published_bytes += envelope.len();
+            self.resend_at.get_or_insert(now.after(self.resend_after));
+            self.publishes(now);
+            return Some(envelope);
+        }
+        if self.ack_at.is_some_and(|at| now >= at) {
+            let mut envelope = vec![0; wire::header_bytes(&self.from)];
+            wire::write_header(&self.header(self.next_seq, 0), &mut envelope);
+            self.says_ack();
+            self.publishes(now);
+            return Some(envelope.into());
+        }
+        None
+    }
+
+    /// When [`Self::poll`] may have something though nothing else happens.
+    pub fn due(&self) -> Option<Micros> {
+        let flush = (self.gathered > 0 && self.published_bytes < WINDOW_BYTES)
+            .then(|| self.published_at.after(FLUSH_WINDOW));
+        [flush, self.resend_at, self.ack_at].into_iter().flatten().min()
+    }
+
+    /// Redis has answered a publish.
+    pub fn published(&mut self) {
+        self.publishing = self.publishing.saturating_sub(1);
+    }
+
+    /// What was published and not acknowledged may be lost: it goes again, at once.
+    pub fn publish_again(&mut self) {
+        self.resend_after = RESEND_AFTER;
+        self.publishing = 0;
+        self.go_back();
+    }
+
+    /// The peer has handled all items up to number `ack`, and may have missed what follows.
+    pub fn acked(&mut self, now: Micros, ack: u64, gap: bool) {
+        let mut progressed = false;
+        while let Some(oldest) = self.segments.front()
+            && oldest.first_seq + u64::from(oldest.count) <= ack.saturating_add(1)
+        {
+            let Some(done) = self.segments.pop_front() else { break };
+            let bytes = done.envelope.len() - wire::header_bytes(&self.from);
+            self.unacked_bytes -= bytes;
+            // What is to be sent again may be acknowledged before it was.
+            if self.next_segment > 0 {
+                self.next_segment -= 1;
+                self.published_bytes -= done.envelope.len();
+            }
+            progressed = true;
+        }
+        if progressed {
+            self.resend_after = RESEND_AFTER;
+        }
+        if self.next_segment == 0 {
+            self.resend_at = None;
+        } else if progressed {
+            self.resend_at = Some(now.after(self.resend_after));
+        }
+        if gap && now.since(self.went_back_at) >= GO_BACK_EVERY {
+            self.went_back_at = now;
+            self.go_back();
+        }
+    }
+
+    /// What to do with an envelope of the peer's present life to our present life.
+    pub fn accept(&mut self, now: Micros, header: &Header) -> Accept {
+        if header.count == 0 {
+            return Accept::Nothing;
+        }
+        let end = header.first_seq.saturating_add(u64::from(header.count));
+        self.ack_envelopes += 1;
+        let due = if self.ack_envelopes >= ACK_ENVELOPES_MAX { now } else { now.after(ACK_DELAY) };
+        self.ack_at = Some(self.ack_at.map_or(due, |at| at.min(due)));
+        if header.first_seq > self.accepted + 1 {
+            self.gap = true;
+            self.ack_at = Some(now);
+            return Accept::Nothing;
+        }
+        if end <= self.accepted + 1 {
+            return Accept::Nothing;
+        }
+        let skip = (self.accepted + 1 - header.first_seq) as u32;
+        self.accepted = end - 1;
+        self.gap = false;
+        Accept::Items { skip }
+    }
+
+    /// The next item that was taken in has been handled; its number.
+    pub fn handled(&mut self) -> u64 {
+        self.handled += 1;
+        self.handled
+    }
+
+    /// Ends the link: the items that the peer has not acknowledged, with their numbers, in order.
+    pub fn into_unacked(mut self) -> Vec<(u64, Item)> {
+        self.seal();
+        let header_bytes = wire::header_bytes(&self.from);
+        let mut unacked = Vec::new();
+        for segment in self.segments {
+            let mut items = segment.envelope.slice(header_bytes..);
+            let mut seq = segment.first_seq;
+            while let Some(item) = wire::take_item(&mut items) {
+                unacked.push((seq, item));
+                seq += 1;
+            }
+        }
+        unacked
+    }
+
+    fn begin_segment(&mut self) {
+        self.gathering.resize(wire::header_bytes(&self.from), 0);
+        self.gathered = 0;
+    }
+
+    fn seal(&mut self) {
+        if self.gathered == 0 {
+            return;
+        }
+        let first_seq = self.next_seq - u64::from(self.gathered);
+        let header = self.header(first_seq, self.gathered);
+        let header_bytes = wire::header_bytes(&self.from);
+        wire::write_header(&header, &mut self.gathering[..header_bytes]);
+        let envelope = self.gathering.split().freeze();
+        self.segments.push_back(Segment { first_seq, count: self.gathered, envelope });
+        self.says_ack();
+        self.begin_segment();
+    }
+
+    fn header(&self, first_seq: u64, count: u32) -> Header {
+        Header {
+            from: self.from.clone(),
+            from_incarnation: self.from_incarnation,
+            to_incarnation: self.to_incarnation,
+            ack: self.handled,
+            gap: self.gap,
+            first_seq,
+            count,
+        }
+    }
+
+    fn says_ack(&mut self) {
+        self.ack_at = None;
+        self.ack_envelopes = 0;
+        self.gap = false;
+    }
+
+    fn publishes(&mut self, now: Micros) {
+        self.publishing += 1;
+        self.published_at = now;
+    }
+
+    fn go_back(&mut self) {
+        self.resent += self.segments.range(..self.next_segment).map(|segment| u64::from(segment.count)).sum::<u64>();
+        self.next_segment = 0;
+        self.published_bytes = 0;
+        self.resend_at = None;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,270 @@
+//! Envelopes: what one of our nodes publishes to another, as bytes.
+//!
+//! An envelope is a header of fixed size for its sender, and items behind each other. Numbers are little-endian.
+//!
+//! ```text
+//! magic 4 | flags 1 | from: length 1, name | from incarnation 8 | to incarnation 8 | ack 8 | first seq 8 | count 4
+//! item: kind 1 | flags 1 | user: length 2, name | number 8 | frame: length 4, bytes
+//! ```
+//!
+//! All items have one shape, so that a node skips kinds that it does not know.
+
+use bytes::{Bytes, BytesMut};
+use compact_str::CompactString;
+
+use super::call::{Incarnation, NodeId};
+
+const MAGIC: [u8; 4] = *b"rmB1";
+/// Bytes of a header beside the sender's name.
+const HEADER_BYTES: usize = 4 + 1 + 1 + 8 + 8 + 8 + 8 + 4;
+/// Bytes of an item beside its user and its frame.
+pub const ITEM_BYTES: usize = 1 + 1 + 2 + 8 + 4;
+/// The longest name of a node, in bytes: what its length field holds.
+pub const NODE_ID_BYTES_MAX: usize = 255;
+
+const FLAG_GAP: u8 = 1;
+
+/// What stands before the items.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// Who sends.
+    pub from: NodeId,
+    /// The sender's life.
+    pub from_incarnation: Incarnation,
+    /// The receiver's life, as the sender knows it; 0 when it does not.
+    pub to_incarnation: Incarnation,
+    /// The number of the last item of that life that the sender has handled, and all before it.
+    pub ack: u64,
+    /// Whether the sender has seen a later item than the one after `ack`.
+    pub gap: bool,
+    /// The number of the first item; they count from 1.
+    pub first_seq: u64,
+    /// How many items follow.
+    pub count: u32,
+}
+
+/// What an item is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// A message to a user; its number is the user's version as the sender knows it.
+    Unicast = 1,
+    /// A message to all users of the receiving node.
+    Broadcast = 2,
+    /// A message of the receiver's own that found nobody here; its number is the one it had on the way here.
+    Bounce = 3,
+    /// The sender wants to know when everything it sent for a user has been handled or has bounced; its number is the
+    /// fence's.
+    Fence = 4,
+    /// The answer to a fence, with its number.
+    Fenced = 5,
+    /// The sender holds the user too, from now on; its number is a fence's.
+    Join = 6,
+    /// The answer to a join: the receiver of the join holds the user, and passes on what comes for the user.
+    Joined = 7,
+    /// The answer to a join: it does not hold the user.
+    NotJoined = 8,
+    /// The sender is new, or has a new life.
+    Hello = 9,
+}
+
+impl Kind {
+    fn read(byte: u8) -> Option<Self> {
+        const KINDS: [Kind; 9] = [
+            Kind::Unicast,
+            Kind::Broadcast,
+            Kind::Bounce,
+            Kind::Fence,
+            Kind::Fenced,
+            Kind::Join,
+            Kind::Joined,
+            Kind::NotJoined,
+            Kind::Hello,
+        ];
+        KINDS.into_iter().find(|&kind| kind as u8 == byte)
+    }
+}
+
+/// A copy that a holder of the user passes on to the others: it goes no further.
+pub const FORWARDED: u8 = 1;
+/// The sending node holds the user and has delivered the message to its own connections.
+pub const SENDER_HOLDS: u8 = 2;
+
+/// One item.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Item {
+    /// What it is; `None` when this version does not know it.
+    pub kind: Option<Kind>,
+    /// [`FORWARDED`] and [`SENDER_HOLDS`], of messages.
+    pub flags: u8,
+    /// The user, where it is about one.
+    pub user: CompactString,
+    /// What it means depends on the kind.
+    pub number: u64,
+    /// The server frame, of messages.
+    pub frame: Bytes,
+}
+
+/// Appends an item.
+pub fn write_item(kind: Kind, flags: u8, user: &str, number: u64, frame: &[u8], out: &mut BytesMut) {
+    out.reserve(ITEM_BYTES + user.len() + frame.len());
+    out.extend_from_slice(&[kind as u8, flags]);
+    out.extend_from_slice(&(user.len() as u16).to_le_bytes());
+    out.extend_from_slice(user.as_bytes());
+    out.extend_from_slice(&number.to_le_bytes());
+    out.extend_from_slice(&(frame.len() as u32).to_le_bytes());
+    out.extend_from_slice(frame);
+}
+
+/// Bytes of the header of a node with this name.
+pub fn header_bytes(from: &str) -> usize {
+    HEADER_BYTES + from.len()
+}
+
+/// Writes a header into the first [`header_bytes`] bytes of `out`.
+pub fn write_header(header: &Header, out: &mut [u8]) {
+    let mut at = 0;
+    let mut put = |bytes: &[u8]| {
+        out[at..at + bytes.len()].copy_from_slice(bytes);
+        at += bytes.len();
+    };
+    put(&MAGIC);
+    put(&[if header.gap { FLAG_GAP } else { 0 }, header.from.len() as u8]);
+    put(header.from.as_bytes());
+    put(&header.from_incarnation.to_le_bytes());
+    put(&header.to_incarnation.to_le_bytes());
+    put(&header.ack.to_le_bytes());
+    put(&header.first_seq.to_le_bytes());
+    put(&header.count.to_le_bytes());
+}
+
+/// Reads an envelope: its header, and the bytes of its items. `None` when it is none of ours.
+pub fn read(envelope: &Bytes) -> Option<(Header, Bytes)> {
+    let mut rest = Reader(envelope);
+    if rest.take(4)? != MAGIC {
+        return None;
+    }
+    let gap = rest.byte()? & FLAG_GAP != 0;
+    let name_bytes = usize::from(rest.byte()?);
+    let from = CompactString::from_utf8(rest.take(name_bytes)?).ok().filter(|name| !name.is_empty())?;
+    let header = Header {
+        from,
+        from_incarnation: rest.number()?,
+        to_incarnation: rest.number()?,
+        ack: rest.number()?,
+        gap,
+        first_seq: rest.number()?,
+        count: u32::from_le_bytes(rest.take(4)?.try_into().ok()?),
+    };
+    let items = envelope.slice(envelope.len() - rest.0.len()..);
+    Some((header, items))
+}
+
+/// Takes the first item off; `None` when what follows is no item.
+pub fn take_item(items: &mut Bytes) -> Option<Item> {
+    let mut rest = Reader(items);
+    let kind = Kind::read(rest.byte()?);
+    let flags = rest.byte()?;
+    let user_bytes = usize::from(u16::from_le_bytes(rest.take(2)?.try_into().ok()?));
+    let user = CompactString::from_utf8(rest.take(user_bytes)?).ok()?;
+    let number = rest.number()?;
+    let frame_bytes = u32::from_le_bytes(rest.take(4)?.try_into().ok()?) as usize;
+    rest.take(frame_bytes)?;
+    let end = items.len() - rest.0.len();
+    let frame = items.slice(end - frame_bytes..end);
+    bytes::Buf::advance(items, end);
+    Some(Item { kind, flags, user, number, frame })
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(bytes)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        Some(self.take(1)?[0])
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn envelope(header: &Header, items: &[Item]) -> Bytes {
+        let mut out = BytesMut::zeroed(header_bytes(&header.from));
+        for item in items {
+            write_item(item.kind.unwrap(), item.flags, &item.user, item.number, &item.frame, &mut out);
+        }
+        let header_end = header_bytes(&header.from);
+        write_header(header, &mut out[..header_end]);
+        out.freeze()
+    }
+
+    fn sample() -> (Header, Vec<Item>) {
+        let header = Header {
+            from: "node-1".into(),
+            from_incarnation: 17,
+            to_incarnation: u64::MAX,
+            ack: 3,
+            gap: true,
+            first_seq: 4,
+            count: 2,
+        };
+        let item = |kind, user: &str, frame: &'static [u8]| Item {
+            kind: Some(kind),
+            flags: FORWARDED,
+            user: user.into(),
+            number: 5,
+            frame: Bytes::from_static(frame),
+        };
+        (header, vec![item(Kind::Unicast, "böb", b"\x81\x02{}"), item(Kind::Hello, "", b"")])
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let (header, items) = sample();
+        let (read_header, mut rest) = read(&envelope(&header, &items)).unwrap();
+        assert_eq!(read_header, header);
+        for item in items {
+            assert_eq!(take_item(&mut rest), Some(item));
+        }
+        assert!(rest.is_empty());
+        assert_eq!(take_item(&mut rest), None);
+    }
+
+    #[test]
+    fn an_item_of_a_later_version_is_passed_over() {
+        let (header, items) = sample();
+        let envelope = envelope(&header, &items);
+        let mut changed = envelope.to_vec();
+        changed[header_bytes("node-1")] = 200;
+        let (_, mut rest) = read(&Bytes::from(changed)).unwrap();
+        assert_eq!(take_item(&mut rest).unwrap().kind, None);
+        assert_eq!(take_item(&mut rest).unwrap().kind, Some(Kind::Hello));
+    }
+
+    proptest! {
+        #[test]
+        fn junk_is_refused_without_harm(junk in proptest::collection::vec(any::<u8>(), 0..200), cut in 0usize..120, with_magic: bool) {
+            let (header, items) = sample();
+            let whole = envelope(&header, &items);
+            let mut bytes = whole[..cut.min(whole.len())].to_vec();
+            if with_magic { bytes.extend(&junk) } else { bytes = junk }
+            if let Some((_, mut rest)) = read(&Bytes::from(bytes)) {
+                while let Some(item) = take_item(&mut rest) {
+                    prop_assert!(item.frame.len() < 400);
+                }
+            }
+        }
+    }
+}
