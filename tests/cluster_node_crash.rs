@@ -7,11 +7,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::client::message_from;
-<<<<<<< HEAD
 use support::resp::{Reply, Resp};
-=======
-use support::resp::Reply;
->>>>>>> main
 use support::{Client, DEADLINE, Nodes, eventually};
 
 /// How soon the users of a dead node must be offline.
@@ -20,7 +16,6 @@ const OFFLINE: Duration = Duration::from_secs(15);
 /// Users of the node that dies.
 const USERS: usize = 200;
 
-<<<<<<< HEAD
 /// The keys that have no end and name the node or one of its users.
 fn left_behind(redis: &mut Resp, node_id: &str) -> Vec<String> {
     let keys = redis.call(&["KEYS", "*"]).list();
@@ -28,28 +23,17 @@ fn left_behind(redis: &mut Resp, node_id: &str) -> Vec<String> {
     keys.filter(|key| redis.call(&["PTTL", key]) == Reply::Number(-1)).collect()
 }
 
-=======
->>>>>>> main
 #[test]
 fn users_of_a_killed_node_go_offline_once() {
     let mut nodes = Nodes::start();
     let mut redis = nodes.service();
     let mut events = nodes.events();
-<<<<<<< HEAD
     let mut clients = nodes[1].clients("lost", USERS);
     let users: Vec<String> = clients.iter().map(|client| client.user.clone()).collect();
     let mut here = nodes[0].client("here");
     // Half of her is on the node that dies, the newer half even.
     let mut alice = nodes[2].client("alice");
     clients.push(nodes[1].client("alice"));
-=======
-    let clients = nodes[1].clients("lost", USERS);
-    let users: Vec<String> = clients.iter().map(|client| client.user.clone()).collect();
-    // Half of her is on the node that dies, the newest half even.
-    let mut here = nodes[0].client("here");
-    let mut alice = nodes[2].client("alice");
-    let alice_lost = nodes[1].client("alice");
->>>>>>> main
     let all = users.iter().cloned().chain(["here".to_owned(), "alice".to_owned()]);
     events.expect_each(DEADLINE, "online", all);
     here.send_to("alice", "1");
@@ -70,16 +54,11 @@ fn users_of_a_killed_node_go_offline_once() {
     for user in &users {
         assert_eq!(redis.get(&format!("user:node:{user}")), None, "{user}");
     }
-<<<<<<< HEAD
     eventually("user:node:alice names the node that holds her", DEADLINE, || {
-=======
-    eventually("alice's mapping names the node that holds her", DEADLINE, || {
->>>>>>> main
         (redis.get("user:node:alice").as_ref() == Some(&nodes[2].node_id)).then_some(())
     });
     let counter = format!("node:connections:{id}");
     eventually("no counter of the dead node", OFFLINE, || redis.get(&counter).is_none().then_some(()));
-<<<<<<< HEAD
     assert!(redis.get(&format!("node:connections:{}", nodes[0].node_id)).is_some(), "the living keep theirs");
     let mut left = Vec::new();
     eventually("nothing without an end of the dead node or its users", OFFLINE, || {
@@ -90,9 +69,6 @@ fn users_of_a_killed_node_go_offline_once() {
         }
         left.is_empty().then_some(())
     });
-=======
-    assert_eq!(redis.get(&format!("node:connections:{}", nodes[0].node_id)).as_deref(), Some("1"));
->>>>>>> main
     here.send_to("alice", "3");
     alice.expect(&message_from("here", 3));
 
@@ -101,44 +77,8 @@ fn users_of_a_killed_node_go_offline_once() {
     let mut back: Vec<Client> = nodes[1].clients("lost", USERS);
     events.expect_each(DEADLINE, "online", users.iter().cloned());
     here.send_to("lost7", "\"welcome back\"");
-<<<<<<< HEAD
     let first = back[7].next_json();
     assert_eq!(first, message_from("here", "welcome back"));
     drop(alice);
     events.expect("offline", "alice");
 }
-=======
-    back[7].expect(&message_from("here", "welcome back"));
-    alice_lost.vanish();
-    drop(alice);
-    events.expect("offline", "alice");
-}
-
-#[test]
-fn a_dead_node_leaves_nothing_behind() {
-    let mut nodes = Nodes::with(2, &[]);
-    let mut redis = nodes.service();
-    let mut events = nodes.events();
-    let clients = nodes[1].clients("lost", 20);
-    events.expect_each(DEADLINE, "online", clients.iter().map(|client| client.user.clone()));
-    nodes.kill(1);
-    events.expect_each(OFFLINE, "offline", clients.iter().map(|client| client.user.clone()));
-    // All that is left with the id of the dead node, or with a user of its, has an end.
-    let id = nodes[1].node_id.clone();
-    let left = |redis: &mut support::resp::Resp| -> Vec<String> {
-        let Reply::List(keys) = redis.call(&["KEYS", "*"]) else { panic!("KEYS answers a list") };
-        let keys = keys.iter().map(Reply::text).filter(|key| key.contains(&id) || key.contains("lost"));
-        keys.filter(|key| redis.call(&["PTTL", key]) == Reply::Number(-1)).collect()
-    };
-    let mut last = Vec::new();
-    let mut look = || {
-        last = left(&mut redis);
-        last.is_empty().then_some(())
-    };
-    let end = Instant::now() + OFFLINE;
-    while look().is_none() {
-        assert!(Instant::now() < end, "left without an end: {last:?}");
-        eventually("a moment", DEADLINE, || Some(()));
-    }
-}
->>>>>>> main
