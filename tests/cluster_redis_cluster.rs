@@ -8,12 +8,13 @@ use support::client::{broadcast_from, message_from};
 use support::cluster::start_nodes;
 use support::gateway::new_node_id;
 use support::redis::RedisCluster;
+use support::resp::Resp;
 use support::{Client, DEADLINE, DEADLINE_SLOW, Gateway, Kind, Traffic, cluster, eventually};
 
 /// A name that begins with `prefix` and whose key is served by this master, or by another than this one.
 fn name_on(redis: &RedisCluster, master: usize, is_on: bool, key: impl Fn(&str) -> String, prefix: &str) -> String {
     let names = (0..).map(|at| format!("{prefix}-{at}"));
-    let mut fits = names.filter(|name| (redis.master_of(&key(name)) == master) == is_on);
+    let mut fits = names.filter(|name| (redis.owner(&key(name)) == master) == is_on);
     fits.next().expect("there is no end of names")
 }
 
@@ -23,7 +24,7 @@ fn mapping(user: &str) -> String {
 
 #[test]
 fn everybody_reaches_everybody_whatever_the_slots() {
-    let redis = RedisCluster::start();
+    let redis = RedisCluster::start(3, 1);
     let nodes = start_nodes(&redis.url(), 2, &[]);
     let names = ["alice", "{", "}{", "{}", "{user:node:a}b}", "a{b}c", "node:{1}", "bob", "carol", "dave"];
     let mut clients: Vec<Client> = names.iter().enumerate().map(|(at, name)| nodes[at % 2].client(name)).collect();
@@ -42,16 +43,15 @@ fn everybody_reaches_everybody_whatever_the_slots() {
     // The contract's keys are where a service finds them.
     for (at, name) in names.iter().enumerate() {
         let key = mapping(name);
-        let mut master = redis.servers[redis.master_of(&key)].connect();
+        let mut master = Resp::connect(&redis.masters[redis.owner(&key)]);
         assert_eq!(master.get(&key).as_ref(), Some(&nodes[at % 2].node_id));
     }
 }
 
 #[test]
 fn a_master_that_dies_takes_nobody_else_along() {
-    let redis = RedisCluster::start();
-    let dead = redis.master_of(&mapping("victim"));
-    let on_others = |key: fn(&str) -> String, prefix: &str| name_on(&redis, dead, false, key, prefix);
+    let mut redis = RedisCluster::start(3, 1);
+    let dead = redis.owner(&mapping("victim"));
     let link = |id: &str| format!("rm:{{n:{id}}}:link");
     let ids: Vec<String> = (0..2).map(|_| name_on(&redis, dead, false, link, &new_node_id())).collect();
     let url = redis.url();
@@ -62,37 +62,24 @@ fn a_master_that_dies_takes_nobody_else_along() {
     let mut traffic = Traffic::connect(Kind::Unicast, &nodes, 2);
     traffic.run_until_all_pass(DEADLINE);
 
-    redis.servers[dead].kill();
+    redis.masters[dead].kill();
     // Those who know each other go on, and newcomers of other slots are registered, found and reached.
     traffic.run_until_all_pass(DEADLINE_SLOW);
-    let mut new = nodes[1].client(&on_others(mapping, "new"));
-    let mut newer = nodes[0].client(&on_others(mapping, "newer"));
+    let mut new = nodes[1].client(&name_on(&redis, dead, false, mapping, "new"));
+    let mut newer = nodes[0].client(&name_on(&redis, dead, false, mapping, "newer"));
     newer.send_to(&new.user, "1");
     new.expect(&message_from(&newer.user, 1));
 
     // The replica takes over, and with it the users of the dead master's slots.
     eventually("a replica that was promoted", DEADLINE_SLOW, || {
-        redis.servers[3..].iter().any(|server| server.info("role") == "master").then_some(())
+        redis.replicas[dead][0].ask(&["ROLE"]).starts_with("master").then_some(())
     });
     traffic.run_until_all_pass(DEADLINE_SLOW);
     traffic.settle(DEADLINE_SLOW);
     nodes.iter().for_each(cluster::wait_until_ready);
     newer.send_to("victim", "2");
     victim.expect(&message_from(&newer.user, 2));
-    let late = name_on_dead_slots(&redis, dead);
-    let mut late = nodes[0].client(&late);
+    let mut late = nodes[0].client(&name_on(&redis, dead, true, mapping, "late"));
     victim.send_to(&late.user, "3");
     late.expect(&message_from("victim", 3));
-}
-
-/// A user whose slot the dead master had: the other masters know that it is not theirs.
-fn name_on_dead_slots(redis: &RedisCluster, dead: usize) -> String {
-    let alive: Vec<usize> = (0..3).filter(|at| *at != dead).collect();
-    let refused = |name: &String| {
-        alive.iter().all(|at| {
-            let answer = redis.servers[*at].connect().ask(&["GET", &mapping(name)]);
-            matches!(answer, support::resp::Reply::Error(_))
-        })
-    };
-    (0..).map(|at| format!("late-{at}")).find(refused).expect("there is no end of names")
 }

@@ -12,7 +12,7 @@ fn survives_cuts(kind: Kind) {
     let mut traffic = Traffic::connect(kind, nodes.all(), 2);
     traffic.run_until_all_pass(DEADLINE);
     for _ in 0..8 {
-        nodes.redis.cut_all_clients();
+        nodes.redis.kill_clients();
         traffic.run_for(Duration::from_millis(250));
     }
     traffic.run_until_all_pass(DEADLINE_SLOW);

@@ -7,18 +7,19 @@ use std::time::Duration;
 
 use support::client::message_from;
 use support::cluster::wait_until_ready;
+use support::redis::RedisServer;
 use support::{DEADLINE, DEADLINE_SLOW, Kind, Nodes, Traffic, eventually};
 
 /// Users who neither send nor get anything while Redis is away.
 const IDLE: usize = 300;
 
 /// Three nodes with traffic and idle users; `restart` does its worst.
-fn survives(restart: impl Fn(&Nodes)) {
-    let nodes = Nodes::start();
+fn survives(redis: RedisServer, restart: impl Fn(&mut RedisServer)) {
+    let mut nodes = Nodes::on(redis, 3, &[]);
     let mut traffic = Traffic::connect(Kind::Unicast, nodes.all(), 2);
     let mut idle = nodes[1].clients("idle", IDLE);
     traffic.run_until_all_pass(DEADLINE);
-    restart(&nodes);
+    restart(&mut nodes.redis);
     let mut events = nodes.events();
     traffic.run_until_all_pass(DEADLINE_SLOW);
     traffic.run_for(Duration::from_millis(500));
@@ -47,15 +48,22 @@ fn survives(restart: impl Fn(&Nodes)) {
 
 #[test]
 fn with_its_data() {
-    survives(|nodes| nodes.redis.restart_with_data());
+    let keeps = ["--appendonly", "yes", "--appendfsync", "always"];
+    survives(RedisServer::with(&keeps), |redis| {
+        redis.kill();
+        redis.start_again();
+    });
 }
 
 #[test]
 fn without_its_data() {
-    survives(|nodes| nodes.redis.restart_empty());
+    survives(RedisServer::start(), |redis| {
+        redis.kill();
+        redis.start_again();
+    });
 }
 
 #[test]
 fn emptied_while_it_runs() {
-    survives(|nodes| drop(nodes.service().call(&["FLUSHALL"])));
+    survives(RedisServer::start(), |redis| drop(redis.ask(&["FLUSHALL"])));
 }

@@ -6,21 +6,24 @@ mod support;
 use support::client::message_from;
 use support::cluster::{start_nodes, wait_until_ready};
 use support::redis::Sentinels;
+use support::resp::Resp;
 use support::{DEADLINE, DEADLINE_SLOW, Kind, Traffic, eventually};
 
 #[test]
 fn the_replica_takes_over() {
-    let redis = Sentinels::start();
+    let mut redis = Sentinels::start();
     let nodes = start_nodes(&redis.url(), 2, &[]);
     let mut traffic = Traffic::connect(Kind::Unicast, &nodes, 2);
     let mut idle = nodes[1].clients("idle", 50);
     traffic.run_until_all_pass(DEADLINE);
-    redis.servers[0].kill();
-    redis.wait_for_failover();
+    redis.master.kill();
+    eventually("a replica that was promoted", DEADLINE_SLOW, || {
+        redis.replica.ask(&["ROLE"]).starts_with("master").then_some(())
+    });
     traffic.run_until_all_pass(DEADLINE_SLOW);
     traffic.settle(DEADLINE_SLOW);
     nodes.iter().for_each(wait_until_ready);
-    let mut promoted = redis.servers[1].connect();
+    let mut promoted = Resp::connect(&redis.replica);
     for client in &idle {
         let key = format!("user:node:{}", client.user);
         eventually("the mapping is there", DEADLINE, || {

@@ -5,7 +5,6 @@
 mod support;
 
 use std::net::TcpListener;
-use std::process::Command;
 
 use support::client::message_from;
 use support::cluster::{is_ready, start_nodes, wait_until_ready};
@@ -23,6 +22,11 @@ fn expect_logged(node: &Gateway, parts: &[&str]) -> String {
     record.to_string()
 }
 
+/// How a message names this server.
+fn address(redis: &RedisServer) -> String {
+    format!("127.0.0.1:{}", redis.port())
+}
+
 /// A node that is up but takes no clients.
 fn expect_warming(node: &Gateway) {
     assert!(!is_ready(node));
@@ -35,10 +39,10 @@ fn expect_warming(node: &Gateway) {
 
 #[test]
 fn it_waits_for_a_redis_that_is_not_there_yet() {
-    let redis = RedisServer::start();
+    let mut redis = RedisServer::start();
     redis.kill();
     let node = Gateway::with(&[("--redis", &redis.url())]);
-    expect_logged(&node, &[&redis.addr().to_string()]);
+    expect_logged(&node, &[&address(&redis)]);
     expect_warming(&node);
     redis.start_again();
     wait_until_ready(&node);
@@ -50,7 +54,7 @@ fn it_waits_for_a_redis_that_is_not_there_yet() {
 
 #[test]
 fn with_redis_required_it_ends_with_69() {
-    let redis = RedisServer::start();
+    let mut redis = RedisServer::start();
     redis.kill();
     let arguments = serve_arguments(&new_node_id(), &[("--redis", &redis.url()), ("--redis-required", "true")]);
     let mut process = Process::spawn(arguments);
@@ -58,13 +62,13 @@ fn with_redis_required_it_ends_with_69() {
     let log = process.log();
     assert_eq!(status.code(), Some(69), "{status}: {log}");
     let last = log.lines().last().unwrap_or_default();
-    assert!(last.contains(&redis.addr().to_string()), "the message names the address: {last}");
+    assert!(last.contains(&address(&redis)), "the message names the address: {last}");
 }
 
 #[test]
 fn a_wrong_password_is_called_one_and_not_printed() {
     let redis = RedisServer::with_password("right-secret");
-    let url = |password: &str| format!("redis://{password}{}", redis.addr());
+    let url = |password: &str| format!("redis://{password}{}", address(&redis));
     for (password, what) in [(":wrong-secret@", "WRONGPASS"), ("", "NOAUTH")] {
         let node = Gateway::with(&[("--redis", &url(password))]);
         let told = expect_logged(&node, &["password"]);
@@ -81,12 +85,12 @@ fn a_wrong_password_is_called_one_and_not_printed() {
 fn a_user_who_may_too_little_is_told_the_acl_that_it_takes() {
     let redis = RedisServer::start();
     // Since Redis 7 a new user may use no channel.
-    redis.connect().call(&["ACL", "SETUSER", "gate", "on", ">secret", "~*", "+@all"]);
-    let url = format!("redis://gate:secret@{}", redis.addr());
+    redis.ask(&["ACL", "SETUSER", "gate", "on", ">secret", "~*", "+@all"]);
+    let url = format!("redis://gate:secret@{}", address(&redis));
     let node = Gateway::with(&[("--redis", &url)]);
     expect_logged(&node, &["ACL", "&node:*"]);
     expect_warming(&node);
-    redis.connect().call(&["ACL", "SETUSER", "gate", "&node:*", "&user:events", "&rm:*"]);
+    redis.ask(&["ACL", "SETUSER", "gate", "&node:*", "&user:events", "&rm:*"]);
     wait_until_ready(&node);
 }
 
@@ -105,13 +109,13 @@ fn what_is_no_redis_is_called_so() {
 
 #[test]
 fn a_redis_that_goes_away_and_comes_back_elsewhere_in_time_is_waited_for() {
-    let redis = RedisServer::start();
+    let mut redis = RedisServer::start();
     let nodes = start_nodes(&redis.url(), 2, &[]);
     let (mut alice, mut bob) = (nodes[0].client("alice"), nodes[1].client("bob"));
     redis.kill();
     for node in &nodes {
         eventually("a node that is not ready", DEADLINE_SLOW, || (!is_ready(node)).then_some(()));
-        expect_logged(node, &[&redis.addr().to_string()]);
+        expect_logged(node, &[&address(&redis)]);
     }
     // Sockets that are open stay.
     alice.expect_pong();
@@ -121,18 +125,14 @@ fn a_redis_that_goes_away_and_comes_back_elsewhere_in_time_is_waited_for() {
     bob.expect(&message_from("alice", 1));
 }
 
-/// A CA, and a certificate of it for the loopback's address, in this folder.
-fn make_certificates(dir: &std::path::Path) {
-    let openssl = |arguments: &[&str]| {
-        let output = Command::new("openssl").current_dir(dir).args(arguments).output().expect("openssl is installed");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    };
-    std::fs::write(dir.join("names"), "subjectAltName=IP:127.0.0.1,DNS:localhost\n").expect("a file is written");
-    let new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
-    openssl(&[&["req", "-x509", "-days", "2", "-subj", "/CN=test CA", "-keyout", "ca.key", "-out", "ca.pem"], &new_key[..]].concat());
-    openssl(&[&["req", "-subj", "/CN=redis", "-keyout", "redis.key", "-out", "redis.csr"], &new_key[..]].concat());
-    openssl(&[
-        "x509", "-req", "-days", "2", "-in", "redis.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
-        "-extfile", "names", "-out", "redis.pem",
-    ]);
+#[test]
+fn with_tls_it_trusts_the_ca_that_it_was_given_and_no_other() {
+    let redis = RedisServer::with_tls();
+    let nodes = start_nodes(&redis.url(), 2, &[]);
+    let (mut alice, mut bob) = (nodes[0].client("alice"), nodes[1].client("bob"));
+    alice.send_to("bob", "1");
+    bob.expect(&message_from("alice", 1));
+    let stranger = Gateway::with(&[("--redis", &format!("rediss://127.0.0.1:{}", redis.port()))]);
+    expect_logged(&stranger, &["certificate"]);
+    expect_warming(&stranger);
 }

@@ -51,8 +51,6 @@ fn what_its_clients_sent_arrives_and_its_users_go_offline_once() {
     // Nobody takes it for dead afterwards.
     let _marker = nodes[0].client("marker");
     events.expect("online", "marker");
-    eventually("one node left", DEADLINE, || {
-        (nodes[0].metrics().sum("ringmesh_bus_nodes", &[]) == 1.0).then_some(())
-    });
+    eventually("one node left", DEADLINE, || (nodes[0].metrics().sum("ringmesh_bus_nodes", &[]) == 1.0).then_some(()));
     assert_eq!(nodes[0].metrics().sum("ringmesh_bus_reaped_total", &[]), 0.0);
 }

@@ -24,7 +24,11 @@ impl Nodes {
 
     /// `count` nodes that are ready, with these flags beside the usual ones.
     pub fn with(count: usize, flags: &[(&str, &str)]) -> Nodes {
-        let redis = RedisServer::start();
+        Nodes::on(RedisServer::start(), count, flags)
+    }
+
+    /// The same on a Redis that runs.
+    pub fn on(redis: RedisServer, count: usize, flags: &[(&str, &str)]) -> Nodes {
         let nodes = start_nodes(&redis.url(), count, flags);
         Nodes { nodes, redis }
     }
@@ -46,12 +50,12 @@ impl Nodes {
 
     /// A connection to their Redis, as a business service would open it.
     pub fn service(&self) -> Resp {
-        Resp::connect(self.redis.addr())
+        Resp::connect(&self.redis)
     }
 
     /// A subscriber of `user:events` on their Redis.
     pub fn events(&self) -> Events {
-        Events::subscribe(self.redis.addr())
+        Events::subscribe(&self.redis)
     }
 
     /// Ends a node as a power failure does, and waits until it is gone.

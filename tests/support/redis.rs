@@ -1,307 +1,436 @@
-//! Redis servers of a test's own: one, a primary with a replica and three sentinels, or a Redis Cluster.
+//! Redis for one test: servers on free ports of the loopback, with a folder of their own, that never outlive the test.
 //!
-//! Each has its port, its folder and its process; nothing is shared between tests, and nothing outlives them.
+//! [`RedisServer`] is one server; [`Sentinels`] a master, a replica and three sentinels; [`RedisCluster`] masters with
+//! or without replicas. Nothing is written to disk unless the test asks for it.
 
-use std::cell::RefCell;
-use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use super::resp::{Reply, Resp};
-use super::{DEADLINE, DEADLINE_SLOW, eventually};
+use super::random::Random;
+use super::{DEADLINE_SLOW, eventually};
 
-/// Where ports are looked for: below the kernel's ephemeral ones, so that no client's socket takes the port of a server
-/// that is being restarted; and the port of a cluster's own bus is 10,000 higher.
-const PORTS: std::ops::Range<u64> = 10_000..22_000;
+/// Makes the ports that one process tries first differ.
+static TRIES: AtomicU32 = AtomicU32::new(0);
 
-/// Makes the ports that one process tries differ.
-static TRIES: AtomicU64 = AtomicU64::new(0);
-
-/// A running server. Dropping it kills the process, whatever state it is in.
+/// A redis-server that has answered PING. Dropping it kills the process.
 pub struct RedisServer {
-    child: RefCell<Child>,
+    child: Option<Child>,
     port: u16,
     dir: TempDir,
-    program: &'static str,
+    /// The command line without the port.
     arguments: Vec<String>,
-    /// User and password of the URL, with their `@`, and the password alone for commands of this harness.
-    password: Option<String>,
+    /// Between the scheme and the host: empty, or `user:password@`.
+    user_info: String,
+    tls: bool,
 }
 
 impl RedisServer {
-    /// A server on a free port that keeps nothing on disk.
+    /// One that keeps nothing on disk.
     pub fn start() -> RedisServer {
         RedisServer::with(&[])
     }
 
-    /// The same with further arguments of `redis-server`.
+    /// As [`RedisServer::start`], with more of the command line: `&["--appendonly", "yes"]`.
     pub fn with(arguments: &[&str]) -> RedisServer {
-        RedisServer::launch("redis-server", arguments, None)
+        RedisServer::build(arguments, String::new(), false)
     }
 
-    /// The same with a password.
+    /// One that wants a password.
     pub fn with_password(password: &str) -> RedisServer {
-        RedisServer::launch("redis-server", &["--requirepass", password], Some(password.to_owned()))
+        RedisServer::build(&["--requirepass", password], format!(":{password}@"), false)
     }
 
-    fn launch(program: &'static str, arguments: &[&str], password: Option<String>) -> RedisServer {
-        let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
-        // A port can be taken between the look and the start; then the server ends at once, and another port is tried.
-        for _ in 0..20 {
-            let port = free_port();
-            let dir = tempfile::tempdir().expect("a temporary folder");
-            if let Some(child) = spawn(program, port, &dir, &arguments, password.as_deref()) {
-                return RedisServer { child: RefCell::new(child), port, dir, program, arguments, password };
+    /// One that speaks TLS only, with a certificate for 127.0.0.1 from a CA of its own: [`RedisServer::ca_file`].
+    pub fn with_tls() -> RedisServer {
+        RedisServer::build(&["--tls-auth-clients", "no"], String::new(), true)
+    }
+
+    fn build(arguments: &[&str], user_info: String, tls: bool) -> RedisServer {
+        let dir = tempfile::Builder::new().prefix("ringmesh-redis-").tempdir().expect("a temporary folder");
+        let mut all: Vec<String> = ["--bind", "127.0.0.1", "--save", "", "--daemonize", "no"].map(String::from).into();
+        if tls {
+            make_certificates(dir.path());
+            for (flag, file) in
+                [("--tls-cert-file", "cert.pem"), ("--tls-key-file", "key.pem"), ("--tls-ca-cert-file", "ca.pem")]
+            {
+                all.extend([flag.to_owned(), dir.path().join(file).display().to_string()]);
             }
         }
-        panic!("{program} starts on none of twenty free ports");
+        all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+        let mut server = RedisServer { child: None, port: 0, dir, arguments: all, user_info, tls };
+        // Between finding a port and its use another test may take it.
+        for _ in 0..10 {
+            server.port = free_port();
+            if server.launch() {
+                return server;
+            }
+        }
+        panic!("no redis-server came up; its log:\n{}", server.log());
     }
 
-    /// Where it listens.
-    pub fn addr(&self) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+    /// Starts the process and waits until it, and no other, answers. `false` when it ended instead.
+    fn launch(&mut self) -> bool {
+        let port = self.port.to_string();
+        let ports =
+            if self.tls { ["--port", "0", "--tls-port", &port] } else { ["--port", &port, "--tcp-backlog", "511"] };
+        let mut child = Command::new("redis-server")
+            .args(ports)
+            .args(["--dir", &self.dir.path().display().to_string()])
+            .args(["--logfile", "redis.log"])
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed: tests/support/install-tools.sh");
+        let own = format!("process_id:{}\r", child.id());
+        let is_up = eventually("an answer to PING", DEADLINE_SLOW, || {
+            if child.try_wait().expect("a child").is_some() {
+                return Some(false);
+            }
+            self.asked(&["INFO", "server"])?.contains(&own).then_some(true)
+        });
+        self.child = is_up.then_some(child);
+        is_up
     }
 
-    /// Its URL, with the password if it has one.
+    /// The answer to a command as `redis-cli` prints it; `None` when there is no connection.
+    fn asked(&self, command: &[&str]) -> Option<String> {
+        let mut cli = Command::new("redis-cli");
+        cli.args(["-h", "127.0.0.1", "-p", &self.port.to_string()]);
+        if let Some((user, password)) = self.user_info.trim_end_matches('@').split_once(':') {
+            cli.args(["--no-auth-warning", "-a", password]);
+            if !user.is_empty() {
+                cli.args(["--user", user]);
+            }
+        }
+        if self.tls {
+            cli.args(["--tls", "--cacert", &self.ca_file().display().to_string()]);
+        }
+        let output = cli.args(command).stdin(Stdio::null()).output().expect("redis-cli is installed");
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// The answer to a command, as `redis-cli` prints it, without the line end.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub fn ask(&self, command: &[&str]) -> String {
+        self.asked(command).unwrap_or_else(|| panic!("{command:?}: no answer")).trim_end().to_owned()
+    }
+
+    /// `redis://127.0.0.1:PORT`, with the password if it wants one; `rediss://…?ca=FILE` with TLS.
     pub fn url(&self) -> String {
-        let user = self.password.as_ref().map(|password| format!(":{password}@")).unwrap_or_default();
-        format!("redis://{user}{}", self.addr())
+        let (scheme, query) = match self.tls {
+            true => ("rediss", format!("/?ca={}", self.ca_file().display())),
+            false => ("redis", String::new()),
+        };
+        format!("{scheme}://{}127.0.0.1:{}{query}", self.user_info, self.port)
     }
 
-    /// A connection to it.
-    pub fn connect(&self) -> Resp {
-        let mut resp = Resp::connect(self.addr());
-        if let Some(password) = &self.password {
-            resp.call(&["AUTH", password]);
-        }
-        resp
+    /// The port of the loopback that it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
-    /// Stops the process as a stalled machine does: connections stay open, and nothing is answered.
+    /// The certificate of the CA that signed its own.
+    pub fn ca_file(&self) -> PathBuf {
+        self.dir.path().join("ca.pem")
+    }
+
+    /// Its log so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("redis.log")).unwrap_or_default()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.as_ref().expect("the server runs").id().cast_signed())
+    }
+
+    /// CPU seconds that its main thread has used.
+    pub fn cpu_s(&self) -> f64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/schedstat", self.pid())).expect("the process is there");
+        let ns: u64 = text.split(' ').next().and_then(|field| field.parse().ok()).expect("nanoseconds");
+        ns as f64 / 1e9
+    }
+
+    /// SIGSTOP: connections stay, nothing answers.
     pub fn stop(&self) {
-        self.signal(Signal::SIGSTOP);
+        kill(self.pid(), Signal::SIGSTOP).expect("the server is there");
     }
 
-    /// Lets a stopped process go on.
+    /// SIGCONT after [`RedisServer::stop`].
     pub fn cont(&self) {
-        self.signal(Signal::SIGCONT);
+        kill(self.pid(), Signal::SIGCONT).expect("the server is there");
     }
 
-    /// Ends the process as a power failure does, and waits until it is gone.
-    pub fn kill(&self) {
-        self.signal(Signal::SIGKILL);
-        self.child.borrow_mut().wait().expect("the child can be waited for");
-    }
-
-    /// Starts a killed one again on its port, with what it had saved; waits until it answers.
-    pub fn start_again(&self) {
-        let password = self.password.as_deref();
-        let child = spawn(self.program, self.port, &self.dir, &self.arguments, password);
-        *self.child.borrow_mut() = child.expect("the server starts again on its port");
-    }
-
-    /// Kills it and starts it again, empty.
-    pub fn restart_empty(&self) {
-        self.kill();
-        self.start_again();
-    }
-
-    /// Saves, kills, and starts again with all that it had.
-    pub fn restart_with_data(&self) {
-        self.connect().call(&["SAVE"]);
-        self.kill();
-        self.start_again();
-    }
-
-    /// Closes the connections of all its clients.
-    pub fn cut_all_clients(&self) {
-        let mut resp = self.connect();
-        for kind in ["pubsub", "normal"] {
-            resp.ask(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]);
+    /// SIGKILL, and waits for its end.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
         }
     }
 
-    /// A field of `INFO`.
-    pub fn info(&self, field: &str) -> String {
-        info(&mut self.connect(), field).unwrap_or_else(|| panic!("{field} in INFO"))
+    /// Starts it again on the same port after [`RedisServer::kill`]; with its data, if it was told to keep them.
+    pub fn start_again(&mut self) {
+        assert!(self.child.is_none(), "it still runs");
+        // What the dead one had accepted may hold the port for a moment.
+        eventually("the same port again", DEADLINE_SLOW, || self.launch().then_some(()));
     }
 
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.borrow().id().cast_signed());
-        kill(pid, signal).expect("the process is there to be signalled");
+    /// Ends all connections of clients.
+    pub fn kill_clients(&self) {
+        for kind in ["normal", "pubsub"] {
+            self.ask(&["CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes"]);
+        }
     }
 }
 
 impl Drop for RedisServer {
     fn drop(&mut self) {
-        let mut child = self.child.borrow_mut();
-        let _ = child.kill();
-        let _ = child.wait();
+        if std::thread::panicking() && self.child.is_some() {
+            eprintln!("--- log of redis-server {} ---\n{}\n---", self.port, self.log());
+        }
+        self.kill();
     }
 }
 
-/// A primary, its replica, and three sentinels that agree within some seconds.
+/// A master, a replica of it, and three sentinels that replace the master when it was silent for 1 s.
 pub struct Sentinels {
-    /// The primary at the start, and its replica.
-    pub servers: [RedisServer; 2],
-    sentinels: Vec<RedisServer>,
-    // The sentinels write into their configuration.
-    _configs: TempDir,
+    /// The first master.
+    pub master: RedisServer,
+    /// The first replica.
+    pub replica: RedisServer,
+    sentinels: Vec<Sentinel>,
 }
 
 impl Sentinels {
-    /// Starts them, and waits until each sentinel knows the replica and the others.
+    /// The service's name.
+    pub const SERVICE: &str = "main";
+
+    /// Starts all five, and waits until the sentinels know each other and the replica.
     pub fn start() -> Sentinels {
-        let first = RedisServer::start();
-        let port = first.port.to_string();
-        let second = RedisServer::with(&["--replicaof", "127.0.0.1", &port]);
-        eventually("a replica that follows", DEADLINE, || {
-            (second.info("master_link_status") == "up").then_some(())
+        let master = RedisServer::start();
+        let replica = RedisServer::with(&["--replicaof", "127.0.0.1", &master.port.to_string()]);
+        eventually("a replica in step", DEADLINE_SLOW, || {
+            replica.ask(&["INFO", "replication"]).contains("master_link_status:up").then_some(())
         });
-        let configs = tempfile::tempdir().expect("a temporary folder");
-        let config = |at: usize| {
-            let path = configs.path().join(format!("{at}.conf"));
-            let text = format!(
-                "sentinel monitor main 127.0.0.1 {port} 2\nsentinel down-after-milliseconds main 1000\n\
-                 sentinel failover-timeout main 3000\nsentinel parallel-syncs main 1\n"
-            );
-            std::fs::write(&path, text).expect("a configuration is written");
-            path.to_str().expect("its name is UTF-8").to_owned()
-        };
-        let sentinels: Vec<RedisServer> =
-            (0..3).map(|at| RedisServer::launch("redis-sentinel", &[&config(at)], None)).collect();
+        let sentinels: Vec<Sentinel> = (0..3).map(|_| Sentinel::start(master.port)).collect();
         for sentinel in &sentinels {
-            let mut resp = sentinel.connect();
-            eventually("a sentinel that knows the replica and the other sentinels", DEADLINE, || {
-                let knows = |what: &str| resp.call(&["SENTINEL", what, "main"]).list().len();
-                (knows("REPLICAS") == 1 && knows("SENTINELS") == 2).then_some(())
+            eventually("sentinels that know each other", DEADLINE_SLOW, || {
+                let state = sentinel.ask(&["SENTINEL", "MASTER", Self::SERVICE])?;
+                let field = |name: &str| {
+                    let mut lines = state.lines();
+                    lines.find(|line| *line == name).and_then(|_| lines.next())
+                };
+                (field("num-other-sentinels") == Some("2") && field("num-slaves") == Some("1")).then_some(())
             });
         }
-        Sentinels { servers: [first, second], sentinels, _configs: configs }
+        Sentinels { master, replica, sentinels }
     }
 
-    /// The URL of the primary, whoever that is.
+    /// `redis+sentinel://…`, all three.
     pub fn url(&self) -> String {
-        let addresses: Vec<String> = self.sentinels.iter().map(|sentinel| sentinel.addr().to_string()).collect();
-        format!("redis+sentinel://{}/main", addresses.join(","))
+        let hosts: Vec<String> = self.sentinels.iter().map(|each| format!("127.0.0.1:{}", each.port)).collect();
+        format!("redis+sentinel://{}/{}", hosts.join(","), Self::SERVICE)
     }
 
-    /// Waits until the replica has taken over.
-    pub fn wait_for_failover(&self) {
-        eventually("a replica that was promoted", DEADLINE_SLOW, || {
-            (self.servers[1].info("role") == "master").then_some(())
-        });
+    /// The port of the master, as the first sentinel has it.
+    pub fn master_port(&self) -> Option<u16> {
+        let answer = self.sentinels[0].ask(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", Self::SERVICE])?;
+        answer.lines().nth(1)?.trim().parse().ok()
     }
 }
 
-/// A Redis Cluster of three masters with a replica each.
+/// One redis-sentinel.
+struct Sentinel {
+    child: Child,
+    port: u16,
+    _dir: TempDir,
+}
+
+impl Sentinel {
+    fn start(master_port: u16) -> Sentinel {
+        for _ in 0..10 {
+            let dir = tempfile::Builder::new().prefix("ringmesh-sentinel-").tempdir().expect("a temporary folder");
+            let port = free_port();
+            let name = Sentinels::SERVICE;
+            let text = format!(
+                "port {port}\nbind 127.0.0.1\ndir {}\nlogfile sentinel.log\n\
+                 sentinel monitor {name} 127.0.0.1 {master_port} 2\n\
+                 sentinel down-after-milliseconds {name} 1000\n\
+                 sentinel failover-timeout {name} 5000\nsentinel parallel-syncs {name} 1\n",
+                dir.path().display()
+            );
+            let path = dir.path().join("sentinel.conf");
+            std::fs::write(&path, text).expect("a configuration");
+            let child = Command::new("redis-sentinel")
+                .arg(&path)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("redis-sentinel is installed: tests/support/install-tools.sh");
+            let mut sentinel = Sentinel { child, port, _dir: dir };
+            let own = format!("process_id:{}\r", sentinel.child.id());
+            let is_up = eventually("a sentinel's answer", DEADLINE_SLOW, || {
+                if sentinel.child.try_wait().expect("a child").is_some() {
+                    return Some(false);
+                }
+                sentinel.ask(&["INFO", "server"])?.contains(&own).then_some(true)
+            });
+            if is_up {
+                return sentinel;
+            }
+        }
+        panic!("no redis-sentinel came up");
+    }
+
+    fn ask(&self, command: &[&str]) -> Option<String> {
+        let port = self.port.to_string();
+        let output = Command::new("redis-cli")
+            .args(["-h", "127.0.0.1", "-p", &port])
+            .args(command)
+            .stdin(Stdio::null())
+            .output()
+            .expect("redis-cli is installed");
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A Redis Cluster: masters that share the slots evenly, each with the same number of replicas. A master that falls
+/// silent for 2 s is replaced by a replica; without one, its slots are gone and those of the others go on.
 pub struct RedisCluster {
-    /// The masters at the start, then their replicas.
-    pub servers: Vec<RedisServer>,
+    /// The masters as they were made.
+    pub masters: Vec<RedisServer>,
+    /// `replicas[n]` follow `masters[n]`.
+    pub replicas: Vec<Vec<RedisServer>>,
 }
 
 impl RedisCluster {
-    /// Starts them, and waits until every server takes all slots for served.
-    pub fn start() -> RedisCluster {
-        let arguments = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
-        let servers: Vec<RedisServer> = (0..6).map(|_| RedisServer::with(&arguments)).collect();
-        let addresses = servers.iter().map(|server| server.addr().to_string());
-        let output = Command::new("redis-cli")
-            .args(["--cluster", "create"])
-            .args(addresses)
-            .args(["--cluster-replicas", "1", "--cluster-yes"])
-            .output()
-            .expect("redis-cli starts");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-        let mut cluster = RedisCluster { servers };
-        // Which of them became masters is redis-cli's choice.
-        cluster.servers.sort_by_key(|server| server.info("role") != "master");
-        for server in &cluster.servers {
-            eventually("a cluster that is whole", DEADLINE_SLOW, || {
-                let state = server.connect().call(&["CLUSTER", "INFO"]).text();
-                (state.contains("cluster_state:ok") && state.contains("cluster_known_nodes:6")).then_some(())
+    /// Starts `masters` masters with `replicas` replicas each, and waits until every server sees the whole.
+    pub fn start(masters: usize, replicas: usize) -> RedisCluster {
+        let server = || {
+            let bus_port = free_port().to_string();
+            let flags = [
+                ["--cluster-enabled", "yes"],
+                ["--cluster-node-timeout", "2000"],
+                ["--cluster-require-full-coverage", "no"],
+                ["--cluster-port", &bus_port],
+            ];
+            (RedisServer::with(&flags.concat()), bus_port)
+        };
+        let (first, first_bus_port) = server();
+        let first_port = first.port.to_string();
+        let mut all = vec![first];
+        for _ in 1..masters * (1 + replicas) {
+            all.push(server().0);
+        }
+        for (at, master) in all.iter().enumerate().take(masters) {
+            // Every master needs an epoch of its own before they meet, or two of them argue about it.
+            master.ask(&["CLUSTER", "SET-CONFIG-EPOCH", &(at + 1).to_string()]);
+            let (from, to) = (at * 16384 / masters, (at + 1) * 16384 / masters - 1);
+            master.ask(&["CLUSTER", "ADDSLOTSRANGE", &from.to_string(), &to.to_string()]);
+        }
+        for other in &all[1..] {
+            other.ask(&["CLUSTER", "MEET", "127.0.0.1", &first_port, &first_bus_port]);
+        }
+        let knows = format!("cluster_known_nodes:{}\r", all.len());
+        for each in &all {
+            eventually("servers that know each other", DEADLINE_SLOW, || {
+                each.ask(&["CLUSTER", "INFO"]).contains(&knows).then_some(())
             });
         }
-        for replica in &cluster.servers[3..] {
-            eventually("a replica that follows", DEADLINE_SLOW, || {
-                (replica.info("master_link_status") == "up").then_some(())
+        let mut rest = all.split_off(masters);
+        let replicas: Vec<Vec<RedisServer>> = all
+            .iter()
+            .map(|master| {
+                let id = master.ask(&["CLUSTER", "MYID"]);
+                let own: Vec<RedisServer> = rest.drain(..replicas).collect();
+                for replica in &own {
+                    // It must have heard of that master as one first.
+                    eventually("a replica that follows", DEADLINE_SLOW, || {
+                        (replica.ask(&["CLUSTER", "REPLICATE", &id]) == "OK").then_some(())
+                    });
+                }
+                own
+            })
+            .collect();
+        let cluster = RedisCluster { masters: all, replicas };
+        let followers = cluster.replicas.iter().flatten().count();
+        for each in cluster.masters.iter().chain(cluster.replicas.iter().flatten()) {
+            eventually("a cluster without gaps", DEADLINE_SLOW, || {
+                let info = each.ask(&["CLUSTER", "INFO"]);
+                let is_whole = info.contains("cluster_state:ok") && info.contains("cluster_slots_ok:16384");
+                let seen = each.ask(&["CLUSTER", "NODES"]).lines().filter(|line| line.contains("slave")).count();
+                (is_whole && seen == followers).then_some(())
+            });
+        }
+        for each in cluster.replicas.iter().flatten() {
+            eventually("a replica in step", DEADLINE_SLOW, || {
+                each.ask(&["INFO", "replication"]).contains("master_link_status:up").then_some(())
             });
         }
         cluster
     }
 
-    /// Its URL, by its masters.
+    /// `redis+cluster://…`, all masters as they were made.
     pub fn url(&self) -> String {
-        let addresses: Vec<String> = self.servers[..3].iter().map(|server| server.addr().to_string()).collect();
-        format!("redis+cluster://{}", addresses.join(","))
+        let hosts: Vec<String> = self.masters.iter().map(|each| format!("127.0.0.1:{}", each.port)).collect();
+        format!("redis+cluster://{}", hosts.join(","))
     }
 
-    /// The position in `servers` of the master that serves this key at the start.
-    pub fn master_of(&self, key: &str) -> usize {
-        let answer = |server: &RedisServer| server.connect().ask(&["GET", key]);
-        let served = |server: &RedisServer| !matches!(answer(server), Reply::Error(text) if text.starts_with("MOVED"));
-        self.servers[..3].iter().position(served).expect("a master that serves the key")
+    /// Which of `masters` has the slot of this key, as they were made.
+    pub fn owner(&self, key: &str) -> usize {
+        let asked = self.masters.iter().find(|each| each.child.is_some()).expect("a master that runs");
+        let slot: usize = asked.ask(&["CLUSTER", "KEYSLOT", key]).parse().expect("a slot");
+        (0..self.masters.len()).find(|at| slot < (at + 1) * 16384 / self.masters.len()).expect("a slot below 16384")
     }
 }
 
-/// Starts a server; `None` when it ends at once, as it does when another has taken its port.
-fn spawn(program: &str, port: u16, dir: &TempDir, arguments: &[String], password: Option<&str>) -> Option<Child> {
-    let log = File::options().create(true).append(true).open(dir.path().join("log")).expect("a log");
-    let mut command = Command::new(program);
-    // A configuration file comes first, if there is one.
-    let (file, rest) = arguments.split_at(usize::from(arguments.first().is_some_and(|first| !first.starts_with('-'))));
-    command.args(file).args(["--port", &port.to_string(), "--bind", "127.0.0.1"]).args(rest);
-    if program == "redis-server" {
-        command.args(["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"]);
-    }
-    command.current_dir(dir).stdin(Stdio::null()).stdout(log);
-    let mut child = command.spawn().expect("redis-server is installed: run `make test-tools`");
-    let pid = child.id().to_string();
-    let lives = eventually("a Redis that answers", DEADLINE, || {
-        if child.try_wait().expect("the child can be waited for").is_some() {
-            return Some(false);
-        }
-        // Another server may hold the port: only the process id tells them apart.
-        (answering_pid(port, password).as_ref() == Some(&pid)).then_some(true)
-    });
-    lives.then_some(child)
-}
+/// Where ports are looked for: below those that the kernel gives to clients. One of these could take the port of a
+/// server that is down, and a client that tries again and again would in the end connect to itself.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
 
-/// The process id of whoever answers on the port, once he answers.
-fn answering_pid(port: u16, password: Option<&str>) -> Option<String> {
-    let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    drop(TcpStream::connect_timeout(&addr, Duration::from_secs(1)).ok()?);
-    let mut resp = Resp::connect(addr);
-    if let Some(password) = password {
-        resp.ask(&["AUTH", password]);
-    }
-    info(&mut resp, "process_id")
-}
-
-/// A field of `INFO`, unless the server is still loading.
-fn info(resp: &mut Resp, field: &str) -> Option<String> {
-    let Reply::Text(text) = resp.ask(&["INFO"]) else { return None };
-    let text = String::from_utf8_lossy(&text).into_owned();
-    let value = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    value.map(|value| value.trim().to_owned())
-}
-
-/// A port that nobody has at this moment.
+/// A port that nobody listens on now.
 fn free_port() -> u16 {
+    let mut random =
+        Random::new(u64::from(std::process::id()) << 32 | u64::from(TRIES.fetch_add(1, Ordering::Relaxed)));
     loop {
-        let nanos = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock after 1970").subsec_nanos();
-        let process = u64::from(std::process::id());
-        let number = u64::from(nanos) / 1_000 + process * 7919 + TRIES.fetch_add(1, Ordering::Relaxed) * 104_729;
-        let port = (PORTS.start + number % (PORTS.end - PORTS.start)) as u16;
-        let is_free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
-        if is_free(port) && is_free(port + 10_000) {
+        let port = PORTS.start + random.below(PORTS.len()) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
     }
+}
+
+/// `ca.pem`, and `cert.pem` with `key.pem` for 127.0.0.1 and localhost, signed by it.
+fn make_certificates(dir: &Path) {
+    let run = |arguments: &[&str]| {
+        let output = Command::new("openssl").current_dir(dir).args(arguments).output().expect("openssl is installed");
+        assert!(output.status.success(), "openssl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
+    let ca = ["req", "-x509", "-days", "2", "-subj", "/CN=test CA", "-keyout", "ca-key.pem", "-out", "ca.pem"];
+    run(&[&ca[..], &key[..]].concat());
+    let request = ["req", "-subj", "/CN=localhost", "-keyout", "key.pem", "-out", "request.pem"];
+    run(&[&request[..], &key[..]].concat());
+    std::fs::write(dir.join("names.txt"), "subjectAltName=DNS:localhost,IP:127.0.0.1\n").expect("a file");
+    let signer = ["-CA", "ca.pem", "-CAkey", "ca-key.pem", "-CAcreateserial", "-days", "2", "-extfile", "names.txt"];
+    run(&[&["x509", "-req", "-in", "request.pem", "-out", "cert.pem"], &signer[..]].concat());
 }

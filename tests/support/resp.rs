@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::DEADLINE;
+use super::redis::RedisServer;
 
 /// An answer of Redis.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,8 +60,8 @@ impl Resp {
     ///
     /// # Panics
     /// When nobody listens there.
-    pub fn connect(addr: SocketAddr) -> Resp {
-        let stream = TcpStream::connect(addr).expect("Redis accepts");
+    pub fn connect(server: &RedisServer) -> Resp {
+        let stream = TcpStream::connect(("127.0.0.1", server.port())).expect("Redis accepts");
         stream.set_nodelay(true).expect("no delay");
         stream.set_write_timeout(Some(DEADLINE)).expect("a write timeout");
         Resp { stream, unread: Vec::new() }
@@ -176,8 +177,8 @@ pub struct Events {
 
 impl Events {
     /// Subscribes; what is published from now on is heard.
-    pub fn subscribe(addr: SocketAddr) -> Events {
-        let mut resp = Resp::connect(addr);
+    pub fn subscribe(server: &RedisServer) -> Events {
+        let mut resp = Resp::connect(server);
         resp.call(&["SUBSCRIBE", "user:events"]);
         Events { resp }
     }
@@ -212,7 +213,10 @@ impl Events {
         while !missing.is_empty() {
             let got = self.next(end.saturating_duration_since(Instant::now()));
             let (kind, user) = got.unwrap_or_else(|| panic!("no event {event} of {missing:?} within {deadline:?}"));
-            assert!(kind == event && missing.remove(&user), "{kind} of {user} while waiting for {event} of {missing:?}");
+            assert!(
+                kind == event && missing.remove(&user),
+                "{kind} of {user} while waiting for {event} of {missing:?}"
+            );
         }
     }
 }
