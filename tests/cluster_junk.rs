@@ -80,10 +80,10 @@ fn invalid(nodes: &Nodes, at: usize) -> f64 {
 
 /// Both nodes serve, and nobody got anything that he should not have.
 fn expect_alive(redis: &mut Resp, nodes: &Nodes, alice: &mut Client, bob: &mut Client) {
-    for (from, to) in [(&mut *alice, &mut *bob), (bob, alice)] {
-        from.send_to(&to.user, "\"alive\"");
-        to.expect(&message_from(&from.user, "alive"));
-    }
+    alice.send_to("bob", "\"alive\"");
+    bob.expect(&message_from("alice", "alive"));
+    bob.send_to("alice", "\"alive\"");
+    alice.expect(&message_from("bob", "alive"));
     let order = json!({"action": "send_to_user", "user_id": "alice", "message": "served"});
     redis.publish(&format!("node:{}", nodes[0].node_id), order.to_string());
     alice.expect(&json!("served"));

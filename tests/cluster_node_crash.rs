@@ -73,7 +73,7 @@ fn users_of_a_killed_node_go_offline_once() {
     alice.expect(&message_from("here", 3));
 
     // It starts again under its id, and its users come back: each is online once, and nothing came in between.
-    nodes.restart(1, &[]);
+    nodes.restart(1);
     let mut back: Vec<Client> = nodes[1].clients("lost", USERS);
     events.expect_each(DEADLINE, "online", users.iter().cloned());
     here.send_to("lost7", "\"welcome back\"");

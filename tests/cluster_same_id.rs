@@ -39,7 +39,7 @@ fn the_id_of_a_killed_process_is_free() {
     let lost = nodes[1].client("bob");
     nodes.kill(1);
     let start = Instant::now();
-    nodes.restart(1, &[]);
+    nodes.restart(1);
     println!("ready after {:?}", start.elapsed());
     let mut bob = nodes[1].client("bob");
     alice.send_to("bob", "1");
@@ -54,7 +54,7 @@ fn the_id_of_a_stopped_process_is_free_at_once() {
     nodes[1].signal(Signal::SIGTERM);
     assert_eq!(nodes.node(1).wait_for_exit(DEADLINE).code(), Some(0));
     let start = Instant::now();
-    nodes.restart(1, &[]);
+    nodes.restart(1);
     println!("ready after {:?}", start.elapsed());
     let mut bob = nodes[1].client("bob");
     alice.send_to("bob", "1");

@@ -51,7 +51,8 @@ fn each_connection_gets_each_message_once_until_it_closes() {
             let named = redis.get("user:node:alice");
             assert_eq!(named.as_ref(), Some(&nodes[at].node_id), "the newest holder is named");
         }
-        expect_reached(&mut others, &mut alices, &format!("open {}", alices.len()));
+        let count = alices.len();
+        expect_reached(&mut others, &mut alices, &format!("the {count}. opens"));
     }
 
     // Her own messages reach all of her, and broadcasts come once to each connection.
@@ -70,7 +71,8 @@ fn each_connection_gets_each_message_once_until_it_closes() {
             0 => leaver.close(),
             _ => leaver.vanish(),
         }
-        expect_reached(&mut others, &mut alices, &format!("{} left", alices.len()));
+        let count = alices.len();
+        expect_reached(&mut others, &mut alices, &format!("{count} left"));
         expect_named(&nodes, &alices);
     }
     alices.clear();

@@ -65,11 +65,9 @@ impl Nodes {
     }
 
     /// Starts a node anew under the id of one that has ended, and waits until it is ready.
-    pub fn restart(&mut self, at: usize, flags: &[(&str, &str)]) {
+    pub fn restart(&mut self, at: usize) {
         let node_id = self.nodes[at].node_id.clone();
-        let url = self.redis.url();
-        let flags = [&[("--redis", url.as_str()), ("--node-id", node_id.as_str())], flags].concat();
-        self.nodes[at] = Gateway::with(&flags);
+        self.nodes[at] = Gateway::with(&[("--redis", &self.redis.url()), ("--node-id", &node_id)]);
         wait_until_ready(&self.nodes[at]);
     }
 }
