@@ -14,6 +14,7 @@ use ahash::RandomState;
 use glommio::{LocalExecutorBuilder, Placement};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use crate::bus::status::{BusStage, BusStatus};
 use crate::config::Config;
 use crate::host;
 use crate::http::head::HeadLimits;
@@ -112,6 +113,8 @@ pub enum Stage {
     Stopping,
     /// Clients are told to go.
     Closing,
+    /// With a bus: no client is left, and the bus has been told so.
+    Ended,
 }
 
 /// What the shards of a node share: numbers, each written without a lock.
@@ -126,8 +129,21 @@ pub struct Node {
     reserved: AtomicU32,
     /// For each shard, while the node stops: since which of its turns nothing of it is on its way; 0 while something is.
     quiet_since: Vec<AtomicU64>,
+    /// The same, while clients are told to go.
+    finished_since: Vec<AtomicU64>,
     shards: Vec<&'static ShardMetrics>,
     host: HostMetrics,
+    bus: Option<BusStatus>,
+}
+
+/// Whether all are quiet, now that `shard` says it is, or is not, since one of its turns.
+fn all_quiet(since: &[AtomicU64], shard: ShardId, turn: u64) -> bool {
+    since[shard.index()].store(turn, SeqCst);
+    let look = || since.iter().map(|since| since.load(SeqCst)).collect::<Vec<_>>();
+    // A shard that was quiet may have been woken by another that became quiet since: only two looks that see the
+    // same prove that there was a moment at which all were quiet, and then all stay so.
+    let first = look();
+    !first.contains(&0) && first == look()
 }
 
 impl Node {
@@ -140,10 +156,31 @@ impl Node {
             connections_max,
             reserved: AtomicU32::new(0),
             quiet_since: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+            finished_since: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+            bus: None,
             // The shards' counters live as long as the process.
             shards: (0..shards).map(|_| &*Box::leak(Box::default())).collect(),
             host: HostMetrics::default(),
         }
+    }
+
+    /// The same node with a bus to others.
+    pub(crate) fn with_bus(self) -> Self {
+        Self { bus: Some(BusStatus::default()), ..self }
+    }
+
+    /// How it stands with the bus, where there is one.
+    pub fn bus(&self) -> Option<&BusStatus> {
+        self.bus.as_ref()
+    }
+
+    /// Whether the bus takes broadcasts now.
+    pub fn bus_takes_broadcasts(&self) -> bool {
+        self.bus.as_ref().is_none_or(BusStatus::takes_broadcasts)
+    }
+
+    fn bus_is_up(&self) -> bool {
+        self.bus.as_ref().is_none_or(|bus| bus.stage() == BusStage::Up)
     }
 
     /// Time since the process started.
@@ -164,24 +201,28 @@ impl Node {
             1 => Stage::Running,
             2 => Stage::Draining,
             3 => Stage::Stopping,
-            _ => Stage::Closing,
+            4 => Stage::Closing,
+            _ => Stage::Ended,
         }
     }
 
+    /// Goes on to a later stage; there is no way back.
     pub(crate) fn set_stage(&self, stage: Stage) {
-        self.stage.store(stage as u8, Relaxed);
+        self.stage.fetch_max(stage as u8, Relaxed);
     }
 
     /// Said by a shard of a stopping node: since which of its turns (from 1) nothing of it is on its way to another
     /// shard; 0 when something is. Once that holds for all, clients are told to go.
     pub fn set_quiet_since(&self, shard: ShardId, turn: u64) {
-        self.quiet_since[shard.index()].store(turn, SeqCst);
-        let look = || self.quiet_since.iter().map(|since| since.load(SeqCst)).collect::<Vec<_>>();
-        // A shard that was quiet may have been woken by another that became quiet since: only two looks that see the
-        // same prove that there was a moment at which all were quiet, and then all stay so.
-        let first = look();
-        if !first.contains(&0) && first == look() {
+        if all_quiet(&self.quiet_since, shard, turn) {
             self.tell_clients_to_go();
+        }
+    }
+
+    /// The same of a shard whose clients were told to go: since when none is left, and nothing on its way.
+    pub fn set_finished_since(&self, shard: ShardId, turn: u64) {
+        if all_quiet(&self.finished_since, shard, turn) {
+            self.set_stage(Stage::Ended);
         }
     }
 
@@ -197,7 +238,7 @@ impl Node {
 
     /// Whether load balancers should send new connections. A full node wants none either.
     pub fn is_ready(&self) -> bool {
-        self.stage() == Stage::Running && self.reserved.load(Relaxed) < self.connections_max
+        self.stage() == Stage::Running && self.bus_is_up() && self.reserved.load(Relaxed) < self.connections_max
     }
 
     /// Whether a new connection is taken when it comes all the same.
@@ -357,7 +398,7 @@ fn spawn_shards(
         let admin = admin.take();
         executor(Placement::Fixed(core), shard)
             .spawn(move || async move {
-                let ended = shard::run(shard_config, node, ticket, public, admin).await;
+                let ended = shard::run(shard_config, node, ticket, public, admin, None).await;
                 // Nobody listens any more when the process ends for another reason.
                 let _ = report.send(News::ShardEnded(shard, ended));
             })
@@ -387,6 +428,7 @@ fn shard_config(config: &Config) -> ShardConfig {
             connects_per_address_max: config.connects_per_address_max,
             connects_per_address_window: config.connects_per_address_window,
             hasher: RandomState::new(),
+            has_bus: false,
         },
         heartbeat: Heartbeat { ping_interval: config.ping_interval, pong_timeout: config.pong_timeout },
         ws: ws::Limits { message_bytes_max: config.message_bytes_max },

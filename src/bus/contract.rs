@@ -113,7 +113,10 @@ mod tests {
         let text = br#"{"action":"send_to_user","user_id":"al\"ice","message":{"type":"x", "n":1.0}}"#;
         let Some(Order::SendToUser { user, message }) = read_order(text) else { panic!("an order") };
         assert_eq!((&*user, message), ("al\"ice", r#"{"type":"x", "n":1.0}"#));
-        assert!(matches!(read_order(br#"{"message":{},"action":"broadcast"}"#), Some(Order::Broadcast { message: "{}" })));
+        assert!(matches!(
+            read_order(br#"{"message":{},"action":"broadcast"}"#),
+            Some(Order::Broadcast { message: "{}" })
+        ));
         for junk in [
             &b"\xff\xfe"[..],
             b"",
@@ -139,7 +142,9 @@ mod tests {
             let order = write_order(Some("b\"ob"), &frame).unwrap();
             let Some(Order::SendToUser { user, message: read }) = read_order(&order) else { panic!("an order") };
             assert_eq!((&*user, read), ("b\"ob", &*message));
-            assert!(matches!(read_order(&write_order(None, &frame).unwrap()), Some(Order::Broadcast { message: m }) if m == message));
+            assert!(
+                matches!(read_order(&write_order(None, &frame).unwrap()), Some(Order::Broadcast { message: m }) if m == message)
+            );
         }
         assert_eq!(write_order(None, b"\x81\x05{}"), None);
         assert_eq!(write_order(None, b"\x81\x02{x"), None);

@@ -139,7 +139,8 @@ impl Link {
 
     /// Whether the peer has handled the item of this number and all before it.
     pub fn is_acked(&self, seq: u64) -> bool {
-        let first_unacked = self.segments.front().map_or(self.next_seq - u64::from(self.gathered), |oldest| oldest.first_seq);
+        let first_unacked =
+            self.segments.front().map_or(self.next_seq - u64::from(self.gathered), |oldest| oldest.first_seq);
         seq < first_unacked
     }
 
@@ -187,8 +188,8 @@ impl Link {
 
     /// When [`Self::poll`] may have something though nothing else happens.
     pub fn due(&self) -> Option<Micros> {
-        let flush = (self.gathered > 0 && self.published_bytes < WINDOW_BYTES)
-            .then(|| self.published_at.after(FLUSH_WINDOW));
+        let flush =
+            (self.gathered > 0 && self.published_bytes < WINDOW_BYTES).then(|| self.published_at.after(FLUSH_WINDOW));
         [flush, self.resend_at, self.ack_at].into_iter().flatten().min()
     }
 

@@ -33,7 +33,12 @@ pub fn error(error: &CommandError, out: &mut Vec<u8>) {
 
 /// The error of a message that was not taken because what it needs is overloaded. Nobody got it.
 pub fn overloaded(out: &mut Vec<u8>) {
-    text_of([r#"{"type":"error","message":"overloaded: the message was not sent, send it again later","code":"overloaded"}"#], out);
+    text_of(
+        [
+            r#"{"type":"error","message":"overloaded: the message was not sent, send it again later","code":"overloaded"}"#,
+        ],
+        out,
+    );
 }
 
 fn text_of<const PARTS: usize>(parts: [&str; PARTS], out: &mut Vec<u8>) {

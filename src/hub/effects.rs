@@ -5,6 +5,7 @@ use bytes::Bytes;
 use crate::ids::{ConnId, ConnRef, ShardId};
 use crate::time::Micros;
 
+use super::bus::ToBus;
 use super::envelope::{Broadcast, Class, ToHome, ToOwner};
 
 /// Frames up to this size are copied into a connection's send buffer; larger ones ride as `Bytes`.
@@ -34,9 +35,9 @@ impl Wire<'_> {
 /// Where a delivery comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Origin {
-    /// Whose reading pauses for a while when the receiver lags.
-    pub sender: ConnRef,
-    /// When the sender's bytes arrived.
+    /// Whose reading pauses for a while when the receiver lags; nobody's, when the bus brought it.
+    pub sender: Option<ConnRef>,
+    /// When the bytes arrived at this node.
     pub received: Micros,
 }
 
@@ -52,6 +53,8 @@ pub enum Verdict {
         /// For `Retry-After`, in seconds.
         retry_after: u32,
     },
+    /// 503: the user could not be registered with the other nodes in time.
+    Unavailable,
 }
 
 /// What a hub can do. A late effect for a connection that is gone does nothing.
@@ -74,4 +77,10 @@ pub trait Effects {
     fn push_owner(&mut self, shard: ShardId, message: ToOwner);
     /// Sends a broadcast. Only after `has_room`, and never to the shard itself.
     fn push_broadcast(&mut self, shard: ShardId, message: Broadcast);
+    /// Whether one more message may go to the bus. Arrivals, departures and answers need not ask: they always may.
+    fn bus_has_room(&self) -> bool;
+    /// Sends something to the bus. All that a shard sends arrives in order.
+    fn push_bus(&mut self, message: ToBus);
+    /// Whether the bus takes broadcasts now.
+    fn bus_takes_broadcasts(&self) -> bool;
 }

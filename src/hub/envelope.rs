@@ -59,8 +59,10 @@ pub enum ToHome {
         target: UserKey,
         /// The server frame as it goes to each connection of the user.
         frame: Bytes,
-        /// Where it comes from.
-        origin: Origin,
+        /// Who said it.
+        sender: ConnRef,
+        /// When the sender's bytes arrived.
+        received: Micros,
     },
 }
 
@@ -87,6 +89,16 @@ pub enum ToOwner {
         frame: Bytes,
         /// Where it comes from.
         origin: Origin,
+    },
+    /// The other answer to [`ToHome::Register`]: the user could not be registered with the other nodes in time.
+    Unavailable {
+        /// Who asked.
+        conn: ConnId,
+    },
+    /// A message of this connection could not be taken: the client is answered with the error `overloaded`.
+    Refused {
+        /// Who sent it.
+        conn: ConnId,
     },
 }
 
@@ -154,7 +166,9 @@ impl Weigh for ToOwner {
     fn weight(&self) -> u64 {
         match self {
             Self::Deliver { conns, frame, .. } => MESSAGE_WEIGHT + (frame.len() + size_of_val(conns.as_slice())) as u64,
-            Self::Admitted { .. } | Self::Registered { .. } => MESSAGE_WEIGHT,
+            Self::Admitted { .. } | Self::Registered { .. } | Self::Unavailable { .. } | Self::Refused { .. } => {
+                MESSAGE_WEIGHT
+            }
         }
     }
 }

@@ -23,6 +23,15 @@ struct Home {
     conns: ConnSet,
 }
 
+/// Where a user can be reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reach<'a> {
+    /// The connections of this node; none when the user is not here.
+    pub conns: &'a [ConnRef],
+    /// Whether other nodes hold the user too, as far as the bus has said.
+    pub elsewhere: bool,
+}
+
 /// Whether a user came, went, or neither.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Presence {
@@ -43,7 +52,7 @@ impl Homes {
                 Presence::Unchanged
             }
             None => {
-                let home = Home { name: user.name, hash: user.hash, conns: ConnSet::One(conn) };
+                let home = Home { name: user.name, hash: user.hash, conns: ConnSet::one(conn) };
                 self.users.insert_unique(user.hash, home, |home| home.hash);
                 Presence::Online
             }
@@ -56,7 +65,7 @@ impl Homes {
             return Presence::Unchanged;
         };
         match entry.get_mut().conns.remove(conn) {
-            Remaining::Some => Presence::Unchanged,
+            Remaining::Same | Remaining::Some => Presence::Unchanged,
             Remaining::None => {
                 entry.remove();
                 if self.users.capacity() > 1024 && self.users.len() < self.users.capacity() / 8 {
@@ -67,9 +76,19 @@ impl Homes {
         }
     }
 
-    /// The connections of a user; none when the user is offline.
-    pub fn conns(&self, user: &UserKey) -> &[ConnRef] {
-        self.users.find(user.hash, |home| home.name == user.name).map_or(&[], |home| home.conns.as_slice())
+    /// Where a user can be reached.
+    pub fn reach(&self, user: &UserKey) -> Reach<'_> {
+        match self.users.find(user.hash, |home| home.name == user.name) {
+            Some(home) => Reach { conns: home.conns.as_slice(), elsewhere: home.conns.elsewhere() },
+            None => Reach { conns: &[], elsewhere: false },
+        }
+    }
+
+    /// Notes whether other nodes hold the user too; nothing, when the user is not here.
+    pub fn set_elsewhere(&mut self, user: &UserKey, elsewhere: bool) {
+        if let Some(home) = self.users.find_mut(user.hash, |home| home.name == user.name) {
+            *home.conns.elsewhere_mut() = elsewhere;
+        }
     }
 
     /// How many users have a connection.
@@ -83,37 +102,65 @@ impl Homes {
     }
 }
 
-/// The connections of one user: one, mostly, and then without an allocation.
+/// The connections of one user: one, mostly, and then without an allocation. Never none.
 #[derive(Debug)]
-enum ConnSet {
-    One(ConnRef),
+pub(super) enum ConnSet {
+    One { conn: ConnRef, elsewhere: bool },
     Many(Box<Many>),
 }
 
 /// However many connections share a user id, adding and removing one costs the same.
 #[derive(Debug, Default)]
-struct Many {
+pub(super) struct Many {
     conns: Vec<ConnRef>,
     positions: HashMap<ConnRef, usize>,
+    elsewhere: bool,
 }
 
-enum Remaining {
+/// What a removal leaves.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) enum Remaining {
+    /// The connection was not there.
+    Same,
+    /// Others are left.
     Some,
+    /// It was the last.
     None,
 }
 
+// The flag stands where there was padding.
+const _: () = assert!(size_of::<Home>() == 48);
+
 impl ConnSet {
-    fn as_slice(&self) -> &[ConnRef] {
+    pub(super) fn one(conn: ConnRef) -> Self {
+        Self::One { conn, elsewhere: false }
+    }
+
+    pub(super) fn as_slice(&self) -> &[ConnRef] {
         match self {
-            Self::One(conn) => std::slice::from_ref(conn),
+            Self::One { conn, .. } => std::slice::from_ref(conn),
             Self::Many(many) => &many.conns,
         }
     }
 
-    fn insert(&mut self, conn: ConnRef) {
+    fn elsewhere(&self) -> bool {
         match self {
-            Self::One(first) => {
-                let mut many = Many::default();
+            Self::One { elsewhere, .. } => *elsewhere,
+            Self::Many(many) => many.elsewhere,
+        }
+    }
+
+    fn elsewhere_mut(&mut self) -> &mut bool {
+        match self {
+            Self::One { elsewhere, .. } => elsewhere,
+            Self::Many(many) => &mut many.elsewhere,
+        }
+    }
+
+    pub(super) fn insert(&mut self, conn: ConnRef) {
+        match self {
+            Self::One { conn: first, elsewhere } => {
+                let mut many = Many { elsewhere: *elsewhere, ..Many::default() };
                 many.insert(*first);
                 many.insert(conn);
                 *self = Self::Many(Box::new(many));
@@ -122,16 +169,17 @@ impl ConnSet {
         }
     }
 
-    fn remove(&mut self, conn: ConnRef) -> Remaining {
+    /// Removes a connection. The last one stays in the set, which is then to be dropped.
+    pub(super) fn remove(&mut self, conn: ConnRef) -> Remaining {
         match self {
-            Self::One(only) if *only == conn => Remaining::None,
-            Self::One(_) => Remaining::Some,
+            Self::One { conn: only, .. } if *only == conn => Remaining::None,
+            Self::One { .. } => Remaining::Same,
             Self::Many(many) => {
-                many.remove(conn);
+                let was_there = many.remove(conn);
                 if let [last] = many.conns[..] {
-                    *self = Self::One(last);
+                    *self = Self::One { conn: last, elsewhere: many.elsewhere };
                 }
-                Remaining::Some
+                if was_there { Remaining::Some } else { Remaining::Same }
             }
         }
     }
@@ -145,13 +193,13 @@ impl Many {
         }
     }
 
-    fn remove(&mut self, conn: ConnRef) {
-        if let Some(position) = self.positions.remove(&conn) {
-            self.conns.swap_remove(position);
-            if let Some(moved) = self.conns.get(position) {
-                self.positions.insert(*moved, position);
-            }
+    fn remove(&mut self, conn: ConnRef) -> bool {
+        let Some(position) = self.positions.remove(&conn) else { return false };
+        self.conns.swap_remove(position);
+        if let Some(moved) = self.conns.get(position) {
+            self.positions.insert(*moved, position);
         }
+        true
     }
 }
 
@@ -176,17 +224,37 @@ mod tests {
         for index in 1..5 {
             assert_eq!(homes.register(user("alice"), conn(index)), Presence::Unchanged);
         }
-        assert_eq!(homes.conns(&user("alice")).len(), 5);
+        assert_eq!(homes.reach(&user("alice")).conns.len(), 5);
         assert_eq!(homes.unregister(&user("alice"), conn(77)), Presence::Unchanged);
         for index in [2, 0, 4, 1] {
             assert_eq!(homes.unregister(&user("alice"), conn(index)), Presence::Unchanged);
-            assert!(!homes.conns(&user("alice")).contains(&conn(index)));
+            assert!(!homes.reach(&user("alice")).conns.contains(&conn(index)));
         }
-        assert_eq!(homes.conns(&user("alice")), &[conn(3)]);
+        assert_eq!(homes.reach(&user("alice")).conns, &[conn(3)]);
         assert_eq!(homes.unregister(&user("alice"), conn(0)), Presence::Unchanged);
         assert_eq!(homes.unregister(&user("alice"), conn(3)), Presence::Offline);
-        assert_eq!(homes.conns(&user("alice")), &[]);
-        assert_eq!(homes.conns(&user("carol")), &[conn(9)], "same hash, other user");
+        assert_eq!(homes.reach(&user("alice")).conns, &[]);
+        assert_eq!(homes.reach(&user("carol")).conns, &[conn(9)], "same hash, other user");
+    }
+
+    #[test]
+    fn elsewhere_is_said_of_a_user_and_outlasts_the_connections() {
+        let mut homes = Homes::default();
+        homes.set_elsewhere(&user("alice"), true);
+        homes.register(user("alice"), conn(0));
+        assert!(!homes.reach(&user("alice")).elsewhere, "nothing is known of who was not here");
+        homes.set_elsewhere(&user("alice"), true);
+        homes.register(user("carol"), conn(9));
+        for index in 1..4 {
+            homes.register(user("alice"), conn(index));
+            assert!(homes.reach(&user("alice")).elsewhere);
+        }
+        for index in [3, 0, 1] {
+            homes.unregister(&user("alice"), conn(index));
+            assert!(homes.reach(&user("alice")).elsewhere);
+        }
+        homes.set_elsewhere(&user("alice"), false);
+        assert!(!homes.reach(&user("alice")).elsewhere && !homes.reach(&user("carol")).elsewhere);
     }
 
     #[test]

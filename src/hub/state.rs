@@ -152,7 +152,7 @@ impl Hub {
             Input::Said { conn, command } => return self.said(now, conn, command, fx),
             Input::Home(message) => return self.home(now, message, fx),
             Input::Bus(message) => return self.from_bus(now, message, fx),
-            Input::Owner(message) => self.owner(message, fx),
+            Input::Owner(message) => self.owner(now, message, fx),
             Input::Broadcast(Broadcast { frame, received }) => fx.deliver_all(Wire::Shared(&frame), received),
             Input::Ask { conn, user, address } => self.ask(now, conn, user, address, fx),
             Input::Proceed { conn } => self.proceed(now, conn, fx),
@@ -362,7 +362,7 @@ impl Hub {
         let Some(from) = open_user(&self.sessions, conn) else { return Outcome::Done };
         self.metrics.messages_in_broadcast.add(1);
         if self.has_bus && !(fx.bus_takes_broadcasts() && fx.bus_has_room()) {
-            self.tell_overloaded(conn, fx);
+            self.tell_overloaded(now, conn, fx);
             return Outcome::Done;
         }
         self.scratch.clear();
@@ -428,7 +428,7 @@ impl Hub {
         }
         let elsewhere = reach.elsewhere;
         if elsewhere && !fx.bus_has_room() {
-            return self.refuse(sender, fx);
+            return self.refuse(received, sender, fx);
         }
         let outcome = self.deliver_here(target, frame, Origin { sender: Some(sender), received }, fx);
         if elsewhere && outcome == Outcome::Done {
@@ -448,7 +448,7 @@ impl Hub {
             [] => {}
             [only] => {
                 let message = ToOwner::Deliver { conns: Conns::One(only.conn), frame: frame.clone(), origin };
-                self.pass_to_owner(only.shard, message, fx);
+                self.pass_to_owner(origin.received, only.shard, message, fx);
             }
             ref several => {
                 let mut shards: Vec<Vec<ConnId>> = vec![Vec::new(); usize::from(self.shards)];
@@ -457,23 +457,23 @@ impl Hub {
                 }
                 for (shard, conns) in (0..).map(ShardId).zip(shards).filter(|(_, conns)| !conns.is_empty()) {
                     let message = ToOwner::Deliver { conns: Conns::Many(conns), frame: frame.clone(), origin };
-                    self.pass_to_owner(shard, message, fx);
+                    self.pass_to_owner(origin.received, shard, message, fx);
                 }
             }
         }
         Outcome::Done
     }
 
-    fn pass_to_owner(&mut self, shard: ShardId, message: ToOwner, fx: &mut impl Effects) {
+    fn pass_to_owner(&mut self, now: Micros, shard: ShardId, message: ToOwner, fx: &mut impl Effects) {
         if shard == self.shard {
-            self.owner(message, fx);
+            self.owner(now, message, fx);
         } else {
             fx.push_owner(shard, message);
         }
     }
 
     /// What a home sends to connections of this shard.
-    fn owner(&mut self, message: ToOwner, fx: &mut impl Effects) {
+    fn owner(&mut self, now: Micros, message: ToOwner, fx: &mut impl Effects) {
         match message {
             ToOwner::Deliver { conns, frame, origin } => {
                 for &conn in conns.as_slice() {
@@ -483,7 +483,7 @@ impl Hub {
             }
             ToOwner::Registered { conn } => self.open(conn, fx),
             ToOwner::Unavailable { conn } => self.unavailable(conn, fx),
-            ToOwner::Refused { conn } => self.tell_overloaded(conn, fx),
+            ToOwner::Refused { conn } => self.tell_overloaded(now, conn, fx),
             ToOwner::Admitted { conn, refused_for } => {
                 // The next step is a message to a home, which a to-owner message must not cause: it is put off.
                 if self.admitted(conn, refused_for, fx) {

@@ -6,11 +6,14 @@
 //! - `spread`: broadcasts on their way into the queues
 //! - `receive`, `request`, `finish`: bytes in, HTTP heads in, connections out
 //! - `mesh`: the one file that names glommio's channels; `park`: waiting without losing a wake-up
+//! - [`port`]: queues to the bus and from it; `bus`: what a turn does with them
 //! - [`run`]: the loop
 
 pub mod chunk;
 pub mod engine;
+pub mod port;
 
+mod bus;
 mod conn;
 mod finish;
 mod mesh;

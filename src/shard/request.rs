@@ -165,6 +165,14 @@ pub(super) fn too_many_connects(retry_after: u32) -> Vec<u8> {
     out
 }
 
+/// The response to a user whom the other nodes could not be told of.
+pub(super) fn not_registered() -> Vec<u8> {
+    let mut out = Vec::new();
+    Response::retry_after(503, NOT_READY_RETRY_AFTER, "the user could not be registered in time\n")
+        .write(false, &mut out);
+    out
+}
+
 fn respond(request: &head::Request<'_>, response: &Response<'_>) -> Answer {
     let mut out = Vec::new();
     response.write(request.method == "HEAD", &mut out);

@@ -23,6 +23,7 @@ use super::engine::{Engine, EngineConfig, EngineError, Event, ListenerId};
 use super::finish::{Cause, TooSlowLog};
 use super::mesh::{Inbox, MeshEnd, MeshTicket};
 use super::park::Watch;
+use super::port::ShardPort;
 use super::sockets::{KEEPING_UP, Sockets};
 
 /// Timers that revive an executor whose ticker lost its own wake-up, and how often each fires.
@@ -122,7 +123,8 @@ pub(super) struct Shard {
 
 /// Runs a shard until the node stops. Called inside the shard's executor.
 ///
-/// `public` is this shard's own listener; one shard of the node has the `admin` one.
+/// `public` is this shard's own listener; one shard of the node has the `admin` one. Where there is a bus, each shard has
+/// a `port` to it.
 ///
 /// # Errors
 /// See [`ShardError`].
@@ -132,6 +134,7 @@ pub async fn run(
     ticket: MeshTicket,
     public: OwnedFd,
     admin: Option<OwnedFd>,
+    port: Option<ShardPort>,
 ) -> Result<(), ShardError> {
     let inbox = Rc::new(Inbox::default());
     // Before the mesh forms: joining it waits for other threads, and a wake-up can be lost there too.
@@ -148,7 +151,7 @@ pub async fn run(
     let mut shard = Shard {
         engine,
         hub: Hub::new(shard, &config.hub, metrics),
-        sockets: Sockets::new(now, config, Arc::clone(&node), shard, metrics),
+        sockets: Sockets::new(now, config, Arc::clone(&node), shard, port),
         scratch: Vec::with_capacity(256),
         admin: None,
         listeners: Vec::new(),
@@ -162,6 +165,7 @@ pub async fn run(
         too_slow_log: TooSlowLog::default(),
         stop: None,
     };
+    shard.attach_port()?;
     shard.listen(public, admin);
     node.shard_is_up();
     shard.run().await
@@ -213,7 +217,7 @@ impl Shard {
             }
             if idle {
                 // A completion that came just before the eventfd was enabled did not signal it.
-                idle = self.engine.before_park().map_err(io("io_uring_enter"))?;
+                idle = self.engine.before_park().map_err(io("io_uring_enter"))? && self.may_park();
                 if idle {
                     self.beat(Doing::Parked);
                     self.sockets.metrics.parks.add(1);
@@ -226,6 +230,9 @@ impl Shard {
                     breathed = self.sockets.node.now();
                 }
                 self.engine.after_park();
+                if let Some(port) = &self.sockets.port {
+                    port.after_park();
+                }
             }
             // Read once more: a turn that was full of messages takes milliseconds.
             if !idle && self.sockets.node.now().since(breathed) >= YIELD_EVERY {
@@ -247,7 +254,7 @@ impl Shard {
             self.event(event);
         }
         self.beat(Doing::Meshing);
-        let meshed = self.mesh_in();
+        let meshed = self.mesh_in() | self.bus_in();
         self.hub.handle(self.sockets.now, Input::Turn, &mut self.sockets);
         let went_on = self.retry_stalled();
         if self.sockets.now.since(self.surveyed) >= Duration::from_micros(SURVEY_EVERY_US) {
@@ -255,7 +262,7 @@ impl Shard {
         }
         self.beat(Doing::Sending);
         self.flush();
-        let sent_batches = self.mesh_out();
+        let sent_batches = self.mesh_out() | self.bus_out();
         self.report_quiet();
         self.beat(Doing::Turning);
         let unsubmitted = self.engine.has_unsubmitted();
@@ -502,8 +509,9 @@ impl Shard {
             }
         }
         let Some(stop) = &mut self.stop else { return };
-        if !stop.is_closing && (stage == Stage::Closing || now >= stop.close_at) {
+        if !stop.is_closing && (stage >= Stage::Closing || now >= stop.close_at) {
             stop.is_closing = true;
+            stop.quiet_since = 0;
             self.sockets.node.tell_clients_to_go();
             self.close_all();
         }
@@ -520,25 +528,35 @@ impl Shard {
         }
     }
 
-    /// Says whether anything of this shard is on its way to another.
+    /// Says whether anything of this shard is on its way to another, or, once clients are told to go, whether any client
+    /// is left either.
     fn report_quiet(&mut self) {
         let turns = self.sockets.metrics.turns.value();
         let is_quiet = self.sockets.links.is_quiet() && !self.sockets.is_spreading() && !self.hub.is_leaving();
+        let is_quiet = is_quiet && self.bus_is_quiet();
+        let sockets = self.engine.open_sockets();
         let Some(stop) = &mut self.stop else { return };
-        if stop.is_closing {
-            return;
-        }
+        let is_quiet = is_quiet && (!stop.is_closing || sockets == 0);
         stop.quiet_since = match stop.quiet_since {
             _ if !is_quiet => 0,
             0 => turns,
             since => since,
         };
-        self.sockets.node.set_quiet_since(self.sockets.shard(), stop.quiet_since);
+        let (shard, since) = (self.sockets.shard(), stop.quiet_since);
+        match stop.is_closing {
+            false => self.sockets.node.set_quiet_since(shard, since),
+            true => self.sockets.node.set_finished_since(shard, since),
+        }
     }
 
+    /// Whether this shard may end. With a bus it stays until all have no client left: the homes of their users have to
+    /// tell the bus.
     fn is_finished(&self) -> bool {
-        self.stop
-            .as_ref()
-            .is_some_and(|stop| stop.is_closing && (self.engine.open_sockets() == 0 || self.sockets.now >= stop.end_at))
+        let Some(stop) = self.stop.as_ref().filter(|stop| stop.is_closing) else { return false };
+        let is_finished = match self.sockets.port {
+            None => self.engine.open_sockets() == 0,
+            Some(_) => self.sockets.node.stage() == Stage::Ended,
+        };
+        is_finished || self.sockets.now >= stop.end_at
     }
 }

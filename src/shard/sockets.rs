@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::client::Disconnect;
+use crate::hub::bus::ToBus;
 use crate::hub::effects::{COPY_BYTES_MAX, Effects, Origin, Verdict, Wire};
 use crate::hub::envelope::{Broadcast, Class, ToHome, ToOwner};
 use crate::hub::heartbeat::Heartbeat;
@@ -18,6 +19,7 @@ use crate::ws::encode;
 
 use super::chunk::Chunk;
 use super::conn::{Conn, Farewell, Phase};
+use super::port::ShardPort;
 use super::run::ShardConfig;
 use super::spread::Spreads;
 
@@ -55,6 +57,8 @@ pub(super) struct Sockets {
     pub(super) node: Arc<Node>,
     pub(super) metrics: &'static ShardMetrics,
     pub(super) links: Links,
+    /// The way to the bus, where there is one.
+    pub(super) port: Option<ShardPort>,
     pub(super) wheel: Wheel,
     pub(super) heartbeat: Heartbeat,
     conns: Vec<Conn>,
@@ -96,13 +100,15 @@ impl Sockets {
         config: Arc<ShardConfig>,
         node: Arc<Node>,
         shard: ShardId,
-        metrics: &'static ShardMetrics,
+        port: Option<ShardPort>,
     ) -> Self {
+        let metrics = node.shard_metrics(shard);
         let sockets_max = config.sockets_max as usize;
         Self {
             now,
             shard,
             links: Links::new(shard, config.hub.shards),
+            port,
             wheel: Wheel::new(now, sockets_max),
             heartbeat: config.heartbeat,
             conns: Vec::with_capacity(sockets_max),
@@ -399,13 +405,22 @@ impl Effects for Sockets {
                 self.queue(id, &response);
                 self.finish_request(id, Farewell::Close);
             }
+            Verdict::Unavailable => {
+                self.metrics.refused_not_ready.add(1);
+                let response = super::request::not_registered();
+                self.queue(id, &response);
+                self.finish_request(id, Farewell::Close);
+            }
         }
     }
 
     fn deliver(&mut self, id: ConnId, frame: Wire<'_>, origin: Origin) -> bool {
         let Origin { sender, received } = origin;
         let Some(conn) = self.get(id).filter(|conn| conn.phase == Phase::Open) else { return false };
-        if conn.lagging && sender.conn != id {
+        if conn.lagging
+            && let Some(sender) = sender
+            && sender.conn != id
+        {
             if sender.shard == self.shard {
                 self.to_pause.push(sender.conn);
             } else {
@@ -455,5 +470,19 @@ impl Effects for Sockets {
     fn push_broadcast(&mut self, shard: ShardId, message: Broadcast) {
         self.metrics.mesh_messages_out.add(1);
         self.links.push_broadcast(shard, message);
+    }
+
+    fn bus_has_room(&self) -> bool {
+        self.port.as_ref().is_some_and(ShardPort::has_room)
+    }
+
+    fn push_bus(&mut self, message: ToBus) {
+        if let Some(port) = &mut self.port {
+            port.push(message);
+        }
+    }
+
+    fn bus_takes_broadcasts(&self) -> bool {
+        self.node.bus_takes_broadcasts()
     }
 }

@@ -27,8 +27,8 @@ fn conn(index: u32) -> ConnId {
 
 /// A to-home message that carries a number and weighs [`WEIGHT`].
 fn to_home(number: u64) -> ToHome {
-    let origin = Origin { sender: ConnRef { shard: A, conn: conn(0) }, received: Micros(0) };
-    ToHome::Unicast { target: UserKey { hash: number, name: "user".into() }, frame: frame(), origin }
+    let target = UserKey { hash: number, name: "user".into() };
+    ToHome::Unicast { target, frame: frame(), sender: ConnRef { shard: A, conn: conn(0) }, received: Micros(0) }
 }
 
 fn number_of(message: &ToHome) -> u64 {

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use crate::client::reply;
-use crate::hub::arrivals::Kept;
-use crate::hub::bus::{FromBus, ToBus, Via};
+use crate::hub::arrivals::{Early, Kept};
+use crate::hub::bus::{FromBus, ToBus};
 use crate::hub::effects::{Effects, Origin, Verdict, Wire};
 use crate::hub::envelope::{Class, ToOwner, UserKey};
 use crate::hub::homes::Presence;
@@ -79,7 +79,7 @@ impl Hub {
             return self.keep(target, frame, sender, received, fx);
         }
         if !fx.bus_has_room() {
-            return self.refuse(sender, fx);
+            return self.refuse(received, sender, fx);
         }
         fx.push_bus(ToBus::Unicast { target: target.clone(), frame: frame.clone(), sender, delivered_here: false });
         Outcome::Done
@@ -95,26 +95,26 @@ impl Hub {
         fx: &mut impl Effects,
     ) -> Outcome {
         match self.arrivals.keep(target, Kept { frame: frame.clone(), sender, received }) {
-            Ok(()) => Outcome::Done,
-            Err(_) => self.refuse(sender, fx),
+            true => Outcome::Done,
+            false => self.refuse(received, sender, fx),
         }
     }
 
     /// A message cannot be taken: its sender is told, wherever it is.
-    pub(super) fn refuse(&mut self, sender: ConnRef, fx: &mut impl Effects) -> Outcome {
+    pub(super) fn refuse(&mut self, now: Micros, sender: ConnRef, fx: &mut impl Effects) -> Outcome {
         if !fx.has_room(Class::Owner, sender.shard) {
             return Outcome::NoRoom;
         }
-        self.pass_to_owner(sender.shard, ToOwner::Refused { conn: sender.conn }, fx);
+        self.pass_to_owner(now, sender.shard, ToOwner::Refused { conn: sender.conn }, fx);
         Outcome::Done
     }
 
     /// A message of a connection of this shard was not taken.
-    pub(super) fn tell_overloaded(&mut self, conn: ConnId, fx: &mut impl Effects) {
+    pub(super) fn tell_overloaded(&mut self, now: Micros, conn: ConnId, fx: &mut impl Effects) {
         self.metrics.dropped_overloaded.add(1);
         self.scratch.clear();
         reply::overloaded(&mut self.scratch);
-        let delivered = fx.deliver(conn, Wire::Copy(&self.scratch), Origin { sender: None, received: Micros(0) });
+        let delivered = fx.deliver(conn, Wire::Copy(&self.scratch), Origin { sender: None, received: now });
         self.metrics.messages_out_error.add(u64::from(delivered));
     }
 
@@ -129,18 +129,21 @@ impl Hub {
     /// What the bus brings. An answer to an arrival that finds no room half way goes on there when it is tried again.
     pub(super) fn from_bus(&mut self, now: Micros, message: &FromBus, fx: &mut impl Effects) -> Outcome {
         match message {
-            FromBus::Unicast { target, frame, via } => self.brought(now, target, frame, *via, fx),
+            FromBus::Unicast { target, frame, via, early } => {
+                let message = Early { frame: frame.clone(), via: *via };
+                self.brought(now, target, message, *early, fx)
+            }
             FromBus::Broadcast { frame } => {
                 fx.deliver_all(Wire::Shared(frame), now);
                 Outcome::Done
             }
-            FromBus::Registered { user, elsewhere } => self.registered(user, *elsewhere, fx),
-            FromBus::NotRegistered { user } => self.not_registered(user, fx),
+            FromBus::Registered { user, elsewhere } => self.registered(now, user, *elsewhere, fx),
+            FromBus::NotRegistered { user } => self.not_registered(now, user, fx),
             FromBus::Elsewhere { user, elsewhere } => {
                 self.homes.set_elsewhere(user, *elsewhere);
                 Outcome::Done
             }
-            FromBus::Overloaded { sender } => self.refuse(*sender, fx),
+            FromBus::Overloaded { sender } => self.refuse(now, *sender, fx),
             FromBus::Fence { fence } => {
                 fx.push_bus(ToBus::Fenced { fence: *fence });
                 Outcome::Done
@@ -152,19 +155,21 @@ impl Hub {
         &mut self,
         now: Micros,
         target: &UserKey,
-        frame: &Bytes,
-        via: Via,
+        message: Early,
+        early: bool,
         fx: &mut impl Effects,
     ) -> Outcome {
         let is_here = !self.homes.reach(target).conns.is_empty();
         if is_here && !self.arrivals.contains(target) {
-            return self.deliver_here(target, frame, Origin { sender: None, received: now }, fx);
+            return self.deliver_here(target, &message.frame, Origin { sender: None, received: now }, fx);
         }
-        fx.push_bus(ToBus::Returned { target: target.clone(), frame: frame.clone(), via });
+        if !(early && self.arrivals.keep_early(target, message.clone())) {
+            fx.push_bus(ToBus::Returned { target: target.clone(), frame: message.frame, via: message.via });
+        }
         Outcome::Done
     }
 
-    fn registered(&mut self, user: &UserKey, elsewhere: bool, fx: &mut impl Effects) -> Outcome {
+    fn registered(&mut self, now: Micros, user: &UserKey, elsewhere: bool, fx: &mut impl Effects) -> Outcome {
         if !self.arrivals.contains(user) {
             // Said again of a user who is here: only the other nodes can be news.
             self.homes.set_elsewhere(user, elsewhere);
@@ -176,14 +181,19 @@ impl Hub {
             }
             self.arrivals.stop_waiting(user, conn);
             self.enter(user.clone(), conn);
-            self.pass_to_owner(conn.shard, ToOwner::Registered { conn: conn.conn }, fx);
+            self.pass_to_owner(now, conn.shard, ToOwner::Registered { conn: conn.conn }, fx);
         }
         if self.homes.reach(user).conns.is_empty() {
             // All have gone while they waited.
             fx.push_bus(ToBus::Left { user: user.clone() });
             self.hand_over_kept(user, fx);
-            self.arrivals.remove(user);
             return Outcome::Done;
+        }
+        while let Some(Early { frame, .. }) = self.arrivals.oldest_early(user).cloned() {
+            if self.deliver_here(user, &frame, Origin { sender: None, received: now }, fx) == Outcome::NoRoom {
+                return Outcome::NoRoom;
+            }
+            self.arrivals.take_early(user);
         }
         while let Some(Kept { frame, sender, received }) = self.arrivals.oldest_kept(user).cloned() {
             let origin = Origin { sender: Some(sender), received };
@@ -200,24 +210,27 @@ impl Hub {
         Outcome::Done
     }
 
-    fn not_registered(&mut self, user: &UserKey, fx: &mut impl Effects) -> Outcome {
+    fn not_registered(&mut self, now: Micros, user: &UserKey, fx: &mut impl Effects) -> Outcome {
         while let Some(conn) = self.arrivals.waiting(user) {
             if !fx.has_room(Class::Owner, conn.shard) {
                 return Outcome::NoRoom;
             }
             self.arrivals.stop_waiting(user, conn);
-            self.pass_to_owner(conn.shard, ToOwner::Unavailable { conn: conn.conn }, fx);
+            self.pass_to_owner(now, conn.shard, ToOwner::Unavailable { conn: conn.conn }, fx);
         }
         self.hand_over_kept(user, fx);
-        self.arrivals.remove(user);
         Outcome::Done
     }
 
-    /// What was kept for a user who is not here goes to the bus. It was accepted, so it does not ask for room; its
-    /// bound is that of what is kept.
+    /// The user does not wait any more and is not here: what was kept goes to the bus. It was accepted, so it does not
+    /// ask for room; its bound is that of what is kept.
     fn hand_over_kept(&mut self, user: &UserKey, fx: &mut impl Effects) {
+        while let Some(Early { frame, via }) = self.arrivals.take_early(user) {
+            fx.push_bus(ToBus::Returned { target: user.clone(), frame, via });
+        }
         while let Some(Kept { frame, sender, .. }) = self.arrivals.take_kept(user) {
             fx.push_bus(ToBus::Unicast { target: user.clone(), frame, sender, delivered_here: false });
         }
+        self.arrivals.remove(user);
     }
 }

@@ -14,6 +14,7 @@ enum Effect {
     Home(ShardId, ToHome),
     Owner(ShardId, ToOwner),
     Broadcast(ShardId, Bytes),
+    Bus(ToBus),
 }
 
 #[derive(Default)]
@@ -22,6 +23,8 @@ struct Recorder {
     /// Where there is no room.
     full: Vec<(Class, ShardId)>,
     holds_broadcasts: bool,
+    bus_is_full: bool,
+    bus_holds_broadcasts: bool,
 }
 
 impl Recorder {
@@ -70,6 +73,18 @@ impl Effects for Recorder {
         assert!(self.has_room(Class::Broadcast, shard) && shard != HERE);
         self.log.push(Effect::Broadcast(shard, message.frame));
     }
+
+    fn bus_has_room(&self) -> bool {
+        !self.bus_is_full
+    }
+
+    fn push_bus(&mut self, message: ToBus) {
+        self.log.push(Effect::Bus(message));
+    }
+
+    fn bus_takes_broadcasts(&self) -> bool {
+        !self.bus_holds_broadcasts
+    }
 }
 
 /// The shard of the hub under test.
@@ -86,12 +101,22 @@ struct World {
 
 impl World {
     fn new(shards: u16) -> Self {
+        Self::of(shards, false)
+    }
+
+    fn with_bus(shards: u16) -> Self {
+        Self::of(shards, true)
+    }
+
+    fn of(shards: u16, has_bus: bool) -> Self {
         let config = HubConfig {
             shards,
             connections_max: 8,
-            connects_per_address_max: 1,
+            // Tests with a bus are not about the limit.
+            connects_per_address_max: if has_bus { 0 } else { 1 },
             connects_per_address_window: Duration::from_secs(60),
             hasher: RandomState::with_seeds(1, 2, 3, 4),
+            has_bus,
         };
         // A test's counters live as long as its process.
         let metrics = &*Box::leak(Box::default());
@@ -151,8 +176,7 @@ fn on(shard: ShardId, index: u32) -> ConnRef {
 }
 
 fn unicast(target: &UserKey, frame: &Bytes) -> ToHome {
-    let origin = Origin { sender: on(THERE, 9), received: NOW };
-    ToHome::Unicast { target: target.clone(), frame: frame.clone(), origin }
+    ToHome::Unicast { target: target.clone(), frame: frame.clone(), sender: on(THERE, 9), received: NOW }
 }
 
 #[test]
@@ -265,8 +289,8 @@ fn a_message_without_room_has_not_happened() {
     assert_eq!(world.metrics.messages_in_send_message.value(), 0);
     world.fx.full.clear();
     let sent = world.effects(World::send(conn(0, 1), &far, "[1]"));
-    let [Effect::Home(THERE, ToHome::Unicast { target, frame, origin })] = &sent[..] else { panic!("{sent:?}") };
-    assert_eq!((target, origin.sender), (&far, on(HERE, 0)));
+    let [Effect::Home(THERE, ToHome::Unicast { target, frame, sender, .. })] = &sent[..] else { panic!("{sent:?}") };
+    assert_eq!((target, *sender), (&far, on(HERE, 0)));
     assert!(frame.ends_with(br#""content":[1]}"#));
     assert_eq!(world.metrics.messages_in_send_message.value(), 1);
 }

@@ -68,7 +68,7 @@ impl Shards {
                     if let Some((beside, metrics)) = beside {
                         beside(metrics);
                     }
-                    let result = run(config, node, ticket, public, None).await;
+                    let result = run(config, node, ticket, public, None, None).await;
                     // Nobody listens when the test has failed already.
                     let _ = report.send(result);
                 })
@@ -134,6 +134,7 @@ fn config(shards: u16) -> ShardConfig {
             connects_per_address_window: Duration::from_secs(60),
             // The same homes in every run.
             hasher: RandomState::with_seeds(1, 2, 3, 4),
+            has_bus: false,
         },
         heartbeat: Heartbeat { ping_interval: HOUR, pong_timeout: HOUR },
         ws: ws::Limits { message_bytes_max: 64 << 10 },
