@@ -134,6 +134,11 @@ impl RedisServer {
         format!("{scheme}://{}127.0.0.1:{}{query}", self.user_info, self.port)
     }
 
+    /// A connection of the test's own. Not to one with TLS; [`RedisServer::ask`] speaks to any.
+    pub fn connect(&self) -> redis::Connection {
+        redis::Client::open(self.url()).and_then(|client| client.get_connection()).expect("a connection")
+    }
+
     /// The port of the loopback that it listens on.
     pub fn port(&self) -> u16 {
         self.port
