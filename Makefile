@@ -5,7 +5,7 @@ BENCH := target/release/ringmesh-bench
 SERVER := target/release/ringmesh
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-tools check fmt lint bench bench-build bench-full bench-100k bench-peers doc clean
+.PHONY: help run build test test-tools check fmt lint bench bench-build bench-full bench-100k bench-peers tune-plan tune doc clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,7 +23,7 @@ test: test-tools ## Run all tests, with cargo nextest where it is installed
 		set -x; $(CARGO) test --workspace; \
 	fi
 
-test-tools: ## Install what the tests use: redis-server, and Python's websockets and redis under target/
+test-tools: ## Install what the tests use: redis-server, nginx, HAProxy, and Python's websockets and redis under target/
 	@tests/support/install-tools.sh
 
 check: ## Type-check everything
@@ -51,6 +51,12 @@ bench-100k: bench-build ## Hold 100,000 connections and send through them, about
 bench-peers: bench-build ## Measure other servers beside the node, interleaved (builds them first)
 	bench/peers/build.sh
 	$(BENCH) peers --server-cmd $(SERVER)
+
+tune-plan: ## Show what this host lacks for ringmesh, and change nothing (ARGS="--connections 200000" adds options)
+	@tuning/host/tune plan $(ARGS)
+
+tune: ## Tune this host for ringmesh, as root (ARGS= as above; tuning/host/tune rollback takes it back)
+	@tuning/host/tune apply $(ARGS)
 
 doc: ## Build the API documentation
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps

@@ -11,7 +11,8 @@
 //!
 //! The rim, which moves bytes and asks the system:
 //! - [`shard`]: sockets, send queues, the mesh, and the loop that turns them; [`shard::engine`] is the only unsafe code
-//! - [`node`]: placement, start, signals, drain, watchdog; [`listeners`], [`host`], [`panics`] and [`logging`] serve it
+//! - [`node`]: placement, start, signals, drain, watchdog; [`listeners`], [`host`], [`panics`],
+//!   [`logging`] and [`systemd`] serve it
 //! - [`config`], [`preflight`]: what a node is told, and what its host must give
 //! - [`metrics`]: what is counted; each cell has one writer, so the hub writes its own without being less pure
 //!
@@ -20,7 +21,7 @@
 //! ```text
 //! ids time <- http <- ws <- client <- hub <- shard <- node <- main
 //!             metrics <---------------'               |
-//!             config <- preflight logging <-----------'
+//!             config <- preflight logging listeners <-'
 //! ```
 //!
 //! Two things point back: shards read the node's stage and its count of places through [`node::Node`], and
@@ -58,5 +59,6 @@ pub mod node;
 pub mod panics;
 pub mod preflight;
 pub mod shard;
+pub mod systemd;
 pub mod time;
 pub mod ws;

@@ -1,4 +1,4 @@
-//! Listening sockets: one for each shard, all on one address, with the options that accepted sockets inherit.
+//! Listening sockets: one for each shard and address, with the options that accepted sockets inherit.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,12 +7,47 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
+use crate::config::{Config, ListenAddress};
 use crate::node::NodeError;
+use crate::shard::Audience;
 
 /// Unsent bytes the kernel takes beyond what is on its way: a slow reader's backlog stays where it is counted.
 const NOTSENT_LOWAT_BYTES: u32 = 128 << 10;
 /// A peer that acknowledges nothing for so long is gone.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// All listeners of a node.
+#[derive(Debug)]
+pub struct NodeListeners {
+    /// Where clients connect, with the ports that the kernel chose where none was asked for.
+    pub public: Vec<ListenAddress>,
+    /// Where operators do.
+    pub admin: Option<SocketAddr>,
+    /// The sockets of each shard.
+    pub by_shard: Vec<Vec<(OwnedFd, Audience)>>,
+}
+
+/// Opens every listener that the configuration asks for.
+///
+/// # Errors
+/// See [`open`].
+pub fn open_all(config: &Config) -> Result<NodeListeners, NodeError> {
+    let mut by_shard: Vec<Vec<(OwnedFd, Audience)>> = (0..config.shards).map(|_| Vec::new()).collect();
+    let mut open_one = |what, addr, count, audience| -> Result<SocketAddr, NodeError> {
+        let opened = open(what, addr, count, config.backlog)?;
+        for (sockets, socket) in by_shard.iter_mut().zip(opened.sockets) {
+            sockets.push((socket, audience));
+        }
+        Ok(opened.addr)
+    };
+    let mut public = Vec::new();
+    for &ListenAddress { addr, proxy } in &config.listen {
+        let audience = if proxy { Audience::Proxies } else { Audience::Clients };
+        public.push(ListenAddress { addr: open_one("--listen", addr, config.shards, audience)?, proxy });
+    }
+    let admin = config.admin_listen.map(|addr| open_one("--admin-listen", addr, 1, Audience::Operators)).transpose()?;
+    Ok(NodeListeners { public, admin, by_shard })
+}
 
 /// The sockets of one address.
 #[derive(Debug)]

@@ -36,7 +36,7 @@ const IMPURE_WORDS: [&str; 22] = [
     "Mutex",
 ];
 /// The modules of this crate that each module may name beside itself; `node` and `main`, at the end, may name all.
-const MAY_NAME: [(&str, &[&str]); 15] = [
+const MAY_NAME: [(&str, &[&str]); 16] = [
     ("ids", &[]),
     ("time", &[]),
     ("metrics", &[]),
@@ -46,12 +46,14 @@ const MAY_NAME: [(&str, &[&str]); 15] = [
     ("ws", &["http"]),
     ("client", &["ws"]),
     ("hub", &["client", "ids", "metrics", "time", "ws"]),
+    ("bus", &["client", "config", "hub", "ids", "metrics", "node", "shard", "time", "ws"]),
     ("host", &["metrics"]),
-    ("listeners", &["node"]),
+    ("listeners", &["config", "node", "shard"]),
     ("logging", &["config"]),
     ("preflight", &["config", "host"]),
     // What shards share is the node's: its stage, its places, its counters.
     ("shard", &["client", "http", "hub", "ids", "listeners", "metrics", "node", "panics", "time", "ws"]),
+    ("systemd", &[]),
     ("lib", &[]),
 ];
 /// Who may name glommio, and its channels; tests of shards beside them.

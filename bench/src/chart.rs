@@ -8,7 +8,12 @@ const LEFT: f64 = 64.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 40.0;
-const COLOURS: [&str; 6] = ["#1668a8", "#d1495b", "#3a7d44", "#8d5a97", "#c77d0a", "#4a5560"];
+/// What a character of a label is wide at most.
+const CHARACTER: f64 = 7.0;
+/// Told apart on white and on black.
+const COLOURS: [&str; 6] = ["#2f80c4", "#d1495b", "#3a9d54", "#a06bb0", "#c77d0a", "#7a8794"];
+/// Lines after the first are broken, so that one that lies on another does not hide it.
+const DASHES: [&str; 3] = ["none", "7 3", "2 3"];
 
 /// How positions on the horizontal axis are written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +47,11 @@ pub struct Chart {
 }
 
 impl Chart {
+    /// Whether there is something to draw.
+    pub fn has_lines(&self) -> bool {
+        self.series.iter().any(|series| series.points.len() > 1)
+    }
+
     /// The chart as an `<figure>` with an `<svg>` in it.
     pub fn render(&self) -> String {
         let mut out = String::new();
@@ -77,12 +87,10 @@ impl Chart {
             )?;
         }
         for (value, label) in self.ticks(x_min, x_max) {
-            writeln!(
-                out,
-                r#"<text x="{:.1}" y="{:.1}" text-anchor="middle">{label}</text>"#,
-                x(value),
-                HEIGHT - BOTTOM + 16.0
-            )?;
+            // Whatever stands at the edge would be cut in its middle.
+            let half = label.chars().count() as f64 * CHARACTER / 2.0;
+            let (at, y) = (x(value).min(WIDTH - half), HEIGHT - BOTTOM + 16.0);
+            writeln!(out, r#"<text x="{at:.1}" y="{y:.1}" text-anchor="middle">{label}</text>"#)?;
         }
         writeln!(
             out,
@@ -91,10 +99,11 @@ impl Chart {
             HEIGHT - 6.0,
             self.across
         )?;
-        for (series, colour) in self.series.iter().zip(COLOURS.iter().cycle()) {
+        for (number, (series, colour)) in self.series.iter().zip(COLOURS.iter().cycle()).enumerate() {
             let path = series.points.iter().map(|point| format!("{:.1},{:.1}", x(point.0), y(point.1)));
             let path = path.collect::<Vec<_>>().join(" ");
-            writeln!(out, r#"<polyline points="{path}" stroke="{colour}"/>"#)?;
+            let dashes = DASHES[number % DASHES.len()];
+            writeln!(out, r#"<polyline points="{path}" stroke="{colour}" stroke-dasharray="{dashes}"/>"#)?;
         }
         writeln!(out, "</svg><p>")?;
         for (series, colour) in self.series.iter().zip(COLOURS.iter().cycle()) {

@@ -32,6 +32,13 @@ pub enum Command {
         /// The newer one.
         after: PathBuf,
     },
+    /// Draws a result file once more, as a page with charts.
+    Page {
+        /// The result file.
+        results: PathBuf,
+        /// Where to write the page.
+        page: PathBuf,
+    },
     /// Steps the rate of a scenario up until a threshold breaks.
     Search(SearchArgs),
     /// Many scenarios, each against a fresh server, with a table of verdicts at the end.
@@ -216,6 +223,24 @@ pub enum Scenario {
     },
 }
 
+/// The load of a scenario, borrowed as the scenario is.
+macro_rules! load_of {
+    ($scenario:expr) => {
+        match $scenario {
+            Scenario::Echo { load, .. }
+            | Scenario::Unicast { load, .. }
+            | Scenario::Fanout { load, .. }
+            | Scenario::Storm { load }
+            | Scenario::Ramp { load }
+            | Scenario::Idle { load }
+            | Scenario::Churn { load, .. }
+            | Scenario::Slow { load, .. }
+            | Scenario::Reconnect { load, .. }
+            | Scenario::Mixed { load, .. } => load,
+        }
+    };
+}
+
 impl Scenario {
     /// Its name on the command line.
     pub fn name(&self) -> &'static str {
@@ -235,34 +260,12 @@ impl Scenario {
 
     /// What every scenario takes.
     pub fn load(&self) -> &Load {
-        match self {
-            Self::Echo { load, .. }
-            | Self::Unicast { load, .. }
-            | Self::Fanout { load, .. }
-            | Self::Storm { load }
-            | Self::Ramp { load }
-            | Self::Idle { load }
-            | Self::Churn { load, .. }
-            | Self::Slow { load, .. }
-            | Self::Reconnect { load, .. }
-            | Self::Mixed { load, .. } => load,
-        }
+        load_of!(self)
     }
 
     /// The same, to change.
     pub fn load_mut(&mut self) -> &mut Load {
-        match self {
-            Self::Echo { load, .. }
-            | Self::Unicast { load, .. }
-            | Self::Fanout { load, .. }
-            | Self::Storm { load }
-            | Self::Ramp { load }
-            | Self::Idle { load }
-            | Self::Churn { load, .. }
-            | Self::Slow { load, .. }
-            | Self::Reconnect { load, .. }
-            | Self::Mixed { load, .. } => load,
-        }
+        load_of!(self)
     }
 }
 

@@ -139,6 +139,11 @@ fn execute(command: Command) -> Result<Outcome, Failure> {
             print!("{}", compare::table(&Results::read(&before)?, &Results::read(&after)?));
             Ok(Outcome::Pass)
         }
+        Command::Page { results, page } => {
+            let title = results.file_stem().unwrap_or_default().to_string_lossy();
+            results::write_text(&page, &html::page(&title, &Results::read(&results)?, &[]))?;
+            Ok(Outcome::Pass)
+        }
         Command::Search(args) => search(&args),
         Command::Suite(args) => {
             let results = suite::run(&args)?;

@@ -1,15 +1,19 @@
 //! One worker's connections: connecting, upgrading, reading frames, writing batches. What the messages mean is the
-//! business of a [`Driver`].
+//! business of a [`Driver`]. `begin` makes connections, `read` takes what comes on them, `end` ends them.
+
+mod begin;
+mod end;
+mod read;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use crate::frame::{self, Opcode};
-use crate::handshake::{self, Target};
+use end::error_name;
+
+use crate::handshake::Target;
 use crate::stats::{Latencies, Tally};
 use crate::sys::{self, Epoll, Readiness};
 
@@ -17,14 +21,8 @@ use crate::sys::{self, Epoll, Readiness};
 const READ_BYTES: usize = 256 << 10;
 /// Events taken at once: few enough that the phase and the schedule are looked at often.
 const EVENTS_MAX: usize = 256;
-/// Connections from one loopback source address, below the 28,000 ports of the usual range.
-const CONNECTIONS_PER_SOURCE: u32 = 15_000;
-
 /// Events handled between two looks at the schedule of an open loop.
 const EVENTS_BETWEEN_TURNS: usize = 32;
-/// Connecting is hopeless when so many attempts failed and fewer succeeded: the rest is not tried.
-const FAILURES_HOPELESS: u64 = 200;
-
 /// Different unexpected messages shown, lest a confused server fills the report.
 const ERROR_NAMES_MAX: usize = 32;
 
@@ -206,6 +204,11 @@ impl Net {
         self.config.users.start + index as u32
     }
 
+    /// How many of this worker's connections have users below this number; they are the first ones.
+    pub fn users_below(&self, user: u32) -> usize {
+        user.saturating_sub(self.config.users.start).min(self.config.users.len() as u32) as usize
+    }
+
     fn target(&self, index: usize) -> &Target {
         &self.config.targets[self.user(index) as usize % self.config.targets.len()]
     }
@@ -313,49 +316,11 @@ impl Net {
         self.resumed.push(index);
     }
 
-    /// Ends this connection: with a Close and its answer, or as a crash would. [`Driver::left`] says when it is gone.
-    pub fn leave<D: Driver>(&mut self, driver: &mut D, index: usize, politely: bool) {
-        if self.connections[index].state != State::Open {
-            return;
-        }
-        if politely {
-            self.append_close(index);
-            self.connections[index].state = State::Leaving;
-        } else {
-            self.drop_connection(index);
-            driver.left(self, index);
-        }
-    }
-
     /// Connects anew with the same identity, as soon as the concurrency allows it.
     pub fn begin_again(&mut self, index: usize) {
         if !self.closing {
             self.connections[index].again = true;
             self.again.push_back(index);
-        }
-    }
-
-    fn append_close(&mut self, index: usize) {
-        // RFC 6455 7.4.1: 1000, a normal closure.
-        frame::encode(Opcode::Close, &1000_u16.to_be_bytes(), self.out(index));
-    }
-
-    /// Says goodbye on every connection, and begins no more.
-    pub fn close_all(&mut self) {
-        self.closing = true;
-        self.next = self.connections.len();
-        self.again.clear();
-        for index in 0..self.connections.len() {
-            match self.connections[index].state {
-                State::Open if self.connections[index].slow => self.drop_connection(index),
-                State::Open => {
-                    self.append_close(index);
-                    self.connections[index].state = State::Closing;
-                }
-                State::Connecting | State::Upgrading => self.drop_connection(index),
-                State::Leaving => self.connections[index].state = State::Closing,
-                State::Down | State::Closing => {}
-            }
         }
     }
 
@@ -387,215 +352,6 @@ impl Net {
         Ok(())
     }
 
-    fn begin_connections(&mut self) {
-        // A bound for each turn, so that answers are read while a storm goes out.
-        for _ in 0..64 {
-            let interval_ns = self.config.connect_interval_ns;
-            let waits = interval_ns > 0 && sys::now_ns() < self.next_begin_ns;
-            if waits || self.under_way >= self.config.concurrency {
-                return;
-            }
-            let index = if self.next < self.connections.len() {
-                if self.tally.failed >= FAILURES_HOPELESS && self.tally.failed > self.tally.opened {
-                    self.tally.failed += (self.connections.len() - self.next) as u64;
-                    self.tally.error("connecting given up: more attempts failed than succeeded");
-                    self.next = self.connections.len();
-                    return;
-                }
-                self.next += 1;
-                self.next - 1
-            } else if let Some(index) = self.again.pop_front() {
-                index
-            } else {
-                return;
-            };
-            let user = self.user(index);
-            let address = self.target(index).address;
-            let source = source_address(address.ip(), user);
-            let started_ns = sys::now_ns();
-            // The first attempt sets the schedule, the others keep to it.
-            self.next_begin_ns = self.next_begin_ns.max(started_ns.saturating_sub(interval_ns * 64)) + interval_ns;
-            let generation = self.connections[index].generation;
-            let token = index as u64 | u64::from(generation) << 32;
-            let socket =
-                sys::connect(address, source).and_then(|socket| self.epoll.add(socket.as_fd(), token).map(|()| socket));
-            match socket {
-                Ok(socket) => {
-                    let connection = &mut self.connections[index];
-                    connection.socket = Some(socket);
-                    connection.state = State::Connecting;
-                    connection.ready = false;
-                    connection.started_ns = started_ns;
-                    connection.since_ns = started_ns;
-                    self.under_way += 1;
-                    let deadline_ns = started_ns + self.config.connect_timeout.as_nanos() as u64;
-                    self.begun.push_back((deadline_ns, index, generation));
-                }
-                Err(error) => {
-                    self.tally.failed += 1;
-                    self.tally.error(&format!("connect: {}", error_name(&error)));
-                }
-            }
-        }
-    }
-
-    fn expire<D: Driver>(&mut self, driver: &mut D, now_ns: u64) {
-        while let Some(&(deadline_ns, index, generation)) = self.begun.front() {
-            let connection = &self.connections[index];
-            let done = connection.generation != generation || connection.ready || connection.state == State::Down;
-            if !done && deadline_ns > now_ns {
-                return;
-            }
-            self.begun.pop_front();
-            if !done {
-                self.fail(driver, index, "timed out");
-            }
-        }
-    }
-
-    fn handle<D: Driver>(&mut self, driver: &mut D, event: Readiness, buffer: &mut [u8]) {
-        let index = (event.token & 0xffff_ffff) as usize;
-        if self.connections[index].generation != (event.token >> 32) as u32 {
-            return;
-        }
-        if self.connections[index].state == State::Connecting && event.writable {
-            self.connected(driver, index);
-        }
-        if event.writable && !self.connections[index].out.is_empty() {
-            self.flush(driver, index);
-        }
-        if !self.connections[index].paused {
-            if event.readable {
-                self.read(driver, index, buffer, event.half_closed);
-            }
-        } else if event.ended {
-            self.fail(driver, index, "given up by the server");
-        }
-    }
-
-    fn connected<D: Driver>(&mut self, driver: &mut D, index: usize) {
-        let Some(socket) = &self.connections[index].socket else { return };
-        if let Err(error) = sys::connect_result(socket) {
-            self.fail(driver, index, error_name(&error));
-            return;
-        }
-        let now_ns = sys::now_ns();
-        let user = format!("{}{}", self.config.user_prefix, self.user(index));
-        let mut request = Vec::new();
-        self.target(index).append_request(&user, &mut request);
-        self.out(index).extend_from_slice(&request);
-        let connection = &mut self.connections[index];
-        connection.state = State::Upgrading;
-        self.tally.connect.record(now_ns - connection.since_ns);
-        connection.since_ns = now_ns;
-    }
-
-    /// Reads what is there; `to_the_end` when the end of the stream may be among it.
-    fn read<D: Driver>(&mut self, driver: &mut D, index: usize, buffer: &mut [u8], to_the_end: bool) {
-        loop {
-            let Some(socket) = &self.connections[index].socket else { return };
-            let read = match sys::receive(socket, buffer) {
-                Ok(None) => return,
-                Ok(Some(0)) => return self.fail(driver, index, "closed by the server"),
-                Ok(Some(read)) => read,
-                Err(error) => return self.fail(driver, index, error_name(&error)),
-            };
-            let now_ns = sys::now_ns();
-            if self.connections[index].partial.is_empty() {
-                let used = self.take(driver, index, now_ns, &buffer[..read]);
-                self.connections[index].partial.extend_from_slice(&buffer[used..read]);
-            } else {
-                let mut partial = std::mem::take(&mut self.connections[index].partial);
-                partial.extend_from_slice(&buffer[..read]);
-                let used = self.take(driver, index, now_ns, &partial);
-                partial.drain(..used);
-                if !partial.is_empty() {
-                    self.connections[index].partial = partial;
-                }
-            }
-            // A short read has emptied the socket: what comes later is a new edge.
-            if read < buffer.len() && !to_the_end {
-                return;
-            }
-        }
-    }
-
-    /// Takes whole heads and frames off `input`, and says how many bytes they were.
-    fn take<D: Driver>(&mut self, driver: &mut D, index: usize, now_ns: u64, input: &[u8]) -> usize {
-        let mut used = 0;
-        if self.connections[index].state == State::Upgrading {
-            match handshake::parse_response(input) {
-                Ok(None) => return 0,
-                Ok(Some(head)) => {
-                    used = head;
-                    self.upgraded(driver, index, now_ns);
-                }
-                Err(error) => {
-                    self.fail(driver, index, &error.to_string());
-                    return input.len();
-                }
-            }
-        }
-        loop {
-            match frame::parse(&input[used..]) {
-                Ok(None) => return used,
-                Ok(Some(frame)) => {
-                    used += frame.bytes;
-                    self.frame(driver, index, now_ns, &frame);
-                    if self.connections[index].socket.is_none() {
-                        return input.len();
-                    }
-                }
-                Err(error) => {
-                    self.fail(driver, index, &error.to_string());
-                    return input.len();
-                }
-            }
-        }
-    }
-
-    fn upgraded<D: Driver>(&mut self, driver: &mut D, index: usize, now_ns: u64) {
-        let connection = &mut self.connections[index];
-        connection.state = State::Open;
-        self.tally.upgrade.record(now_ns - connection.since_ns);
-        self.tally.opened += u64::from(!connection.again);
-        self.tally.reopened += u64::from(connection.again);
-        self.open += 1;
-        if driver.opened(self, index) {
-            self.ready(index);
-        }
-    }
-
-    fn frame<D: Driver>(&mut self, driver: &mut D, index: usize, now_ns: u64, frame: &frame::Frame<'_>) {
-        match frame.opcode {
-            Opcode::Text | Opcode::Binary if frame.fin => driver.message(self, index, now_ns, frame.payload),
-            Opcode::Text | Opcode::Binary | Opcode::Continuation => {
-                let mut fragments = std::mem::take(&mut self.connections[index].fragments);
-                fragments.extend_from_slice(frame.payload);
-                if frame.fin {
-                    driver.message(self, index, now_ns, &fragments);
-                    fragments.clear();
-                }
-                self.connections[index].fragments = fragments;
-            }
-            Opcode::Ping => {
-                self.tally.server_pings += 1;
-                frame::encode(Opcode::Pong, frame.payload, self.out(index));
-            }
-            Opcode::Pong => {}
-            Opcode::Close if self.connections[index].state == State::Closing => self.drop_connection(index),
-            Opcode::Close if self.connections[index].state == State::Leaving => {
-                self.drop_connection(index);
-                driver.left(self, index);
-            }
-            Opcode::Close => {
-                let code = frame.payload.first_chunk::<2>().map(|code| u16::from_be_bytes(*code));
-                let name = code.map_or("close without a code".to_owned(), |code| format!("close {code}"));
-                self.fail(driver, index, &name);
-            }
-        }
-    }
-
     fn flush_dirty<D: Driver>(&mut self, driver: &mut D) {
         while let Some(index) = self.dirty.pop() {
             self.connections[index].dirty = false;
@@ -620,55 +376,6 @@ impl Net {
             }
         }
     }
-
-    /// A connection ended for this reason; while the run closes anyway, that is no error.
-    fn fail<D: Driver>(&mut self, driver: &mut D, index: usize, reason: &str) {
-        let Connection { state, slow, again, .. } = self.connections[index];
-        self.drop_connection(index);
-        if self.closing {
-            return;
-        }
-        match state {
-            State::Down | State::Closing => {}
-            State::Connecting | State::Upgrading => {
-                self.tally.failed += 1;
-                let stage = if state == State::Connecting { "connect" } else { "upgrade" };
-                self.tally.error(&format!("{stage}: {reason}"));
-                if again {
-                    driver.closed(self, index);
-                }
-            }
-            State::Leaving => driver.left(self, index),
-            State::Open if slow => self.tally.slow_closed += 1,
-            State::Open => {
-                self.tally.closed_early += 1;
-                self.tally.error(&format!("open: {reason}"));
-                driver.closed(self, index);
-            }
-        }
-    }
-
-    fn drop_connection(&mut self, index: usize) {
-        let connection = &mut self.connections[index];
-        if connection.state == State::Down {
-            return;
-        }
-        if matches!(connection.state, State::Open | State::Closing | State::Leaving) {
-            self.open -= 1;
-        }
-        if !connection.ready {
-            connection.ready = true;
-            self.under_way -= 1;
-        }
-        connection.state = State::Down;
-        connection.paused = false;
-        connection.socket = None;
-        connection.generation += 1;
-        connection.out = Vec::new();
-        connection.written = 0;
-        connection.partial = Vec::new();
-        connection.fragments = Vec::new();
-    }
 }
 
 /// A worker's buffers, outside of [`Net`] so that a message may borrow them while the driver changes the net.
@@ -680,44 +387,5 @@ pub struct Scratch {
 impl Default for Scratch {
     fn default() -> Self {
         Self { read: vec![0; READ_BYTES], events: Vec::with_capacity(EVENTS_MAX) }
-    }
-}
-
-/// Where a user's connection comes from: on loopback one of many addresses, so that ports do not run out.
-fn source_address(target: IpAddr, user: u32) -> Option<IpAddr> {
-    match target {
-        IpAddr::V4(address) if address.is_loopback() => {
-            let number = 2 + user / CONNECTIONS_PER_SOURCE;
-            Some(IpAddr::V4(Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(127, 0, 0, 0)) + number)))
-        }
-        _ => None,
-    }
-}
-
-/// A name for the errors that load tests meet, rather than the platform's sentence.
-fn error_name(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::ECONNREFUSED) => "refused",
-        Some(libc::ECONNRESET) => "reset",
-        Some(libc::EPIPE) => "broken pipe",
-        Some(libc::ETIMEDOUT) => "timed out",
-        Some(libc::EADDRNOTAVAIL) => "no source port left",
-        Some(libc::EADDRINUSE) => "source port in use",
-        Some(libc::EMFILE | libc::ENFILE) => "no descriptor left",
-        Some(libc::EHOSTUNREACH | libc::ENETUNREACH) => "unreachable",
-        _ => "other error",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sources_spread_over_loopback_and_only_there() {
-        let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        assert_eq!(source_address(loopback, 0), Some("127.0.0.2".parse().expect("an address")));
-        assert_eq!(source_address(loopback, 15_000), Some("127.0.0.3".parse().expect("an address")));
-        assert_eq!(source_address("10.0.0.1".parse().expect("an address"), 7), None);
     }
 }

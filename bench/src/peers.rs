@@ -24,7 +24,7 @@ struct Workload {
     nats: Option<(u32, u32)>,
 }
 
-const WORKLOADS: [Workload; 4] = [
+const WORKLOADS: [Workload; 5] = [
     Workload {
         name: "ping-500x1",
         mode: "echo",
@@ -45,6 +45,14 @@ const WORKLOADS: [Workload; 4] = [
         mode: "fanout",
         ours: "fanout -c 1000 --burst 32",
         plain: "fanout -c 1000 --burst 32 --raw",
+        nats: None,
+    },
+    // From accept to the answer of one question: connections for each server CPU-second.
+    Workload {
+        name: "storm-15000",
+        mode: "echo",
+        ours: "storm -c 15000 --concurrency 64",
+        plain: "storm -c 15000 --concurrency 64 --raw",
         nats: None,
     },
 ];

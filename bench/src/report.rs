@@ -158,6 +158,16 @@ pub struct Memory {
 }
 
 impl Report {
+    /// The latency that says most about a run, and which it is: that of messages, of coming back or of the one answer;
+    /// where connecting is what the run is about, that of connecting.
+    pub fn headline(&self) -> Option<(&'static str, Summary)> {
+        let stages = match self.scenario.as_str() {
+            "storm" | "ramp" => ["ready", "message", "resume", "first_reply"],
+            _ => ["message", "resume", "ready", "first_reply"],
+        };
+        stages.into_iter().find_map(|stage| Some((stage, *self.latency.get(stage)?)))
+    }
+
     /// Draws a run's result up.
     pub fn new(asked: &Asked, mut outcome: Outcome) -> Self {
         let lost = outcome.tally.lost();

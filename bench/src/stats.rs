@@ -6,6 +6,7 @@ use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
 use crate::scenario::Pairing;
+use crate::sequence::Arrival;
 
 /// The longest latency told apart, in nanoseconds: ten minutes.
 const LATENCY_NS_MAX: u64 = 600_000_000_000;
@@ -207,6 +208,13 @@ impl Tally {
                 self.errors.insert(name.to_owned(), 1);
             }
         }
+    }
+
+    /// Notes how a numbered message arrived, and says whether it counts as received.
+    pub fn counts(&mut self, arrival: Arrival) -> bool {
+        self.reordered += u64::from(arrival == Arrival::Late);
+        self.duplicated += u64::from(arrival == Arrival::Duplicate);
+        arrival != Arrival::Duplicate
     }
 
     /// Adds another worker's.

@@ -225,14 +225,13 @@ fn verdicts(results: &Results) -> String {
         let per_cpu = |run: &Report| run.server.as_ref().map_or(0.0, |server| server.messages_per_cpu_second);
         let control = results.runs.iter().find(|other| other.name == format!("{}{CONTROL_SUFFIX}", run.name));
         let of = control.map_or(String::new(), |other| format!("{:.0} %", per_cpu(run) / per_cpu(other) * 100.0));
-        let p99 = ["message", "resume", "ready"].iter().find_map(|stage| run.latency.get(*stage));
+        let p99 = run.headline().map_or("-".to_owned(), |(_, latency)| format!("{:.3}", latency.p99_us / 1e3));
         out += &format!(
-            "{:<28} {:>12.0} {:>9.1} {:>15.0} {of:>11} {:>9.3} {:>11.0}  {}\n",
+            "{:<28} {:>12.0} {:>9.1} {:>15.0} {of:>11} {p99:>9} {:>11.0}  {}\n",
             run.name,
             run.messages_per_second,
             run.server.as_ref().map_or(0.0, |server| server.cpu_percent),
             per_cpu(run),
-            p99.map_or(0.0, |summary| summary.p99_us / 1e3),
             run.memory.server_rss_bytes_per_connection,
             run.verdict
         );

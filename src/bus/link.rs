@@ -258,6 +258,11 @@ impl Link {
         Accept::Items { skip }
     }
 
+    /// Has an acknowledgement go out at once.
+    pub fn acknowledge_at(&mut self, now: Micros) {
+        self.ack_at = Some(now);
+    }
+
     /// The next item that was taken in has been handled; its number.
     pub fn handled(&mut self) -> u64 {
         self.handled += 1;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use super::settings::SETTINGS;
 use super::sources::CONFIG_VARIABLE;
@@ -47,8 +47,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
 }
 
 fn flags(matches: &ArgMatches) -> BTreeMap<&'static str, String> {
-    let given = SETTINGS.iter().filter_map(|s| Some((s.key, matches.get_one::<String>(s.key)?.clone())));
-    given.collect()
+    let given = |key| Some(matches.get_many::<String>(key)?.map(String::as_str).collect::<Vec<_>>().join(","));
+    SETTINGS.iter().filter_map(|setting| Some((setting.key, given(setting.key)?))).collect()
 }
 
 fn command() -> Command {
@@ -80,9 +80,13 @@ fn with_settings(name: &'static str, about: &'static str) -> Command {
         .help(config_help);
     let settings = SETTINGS.iter().map(|setting| {
         let default = if setting.default.is_empty() { "\"\"" } else { setting.default };
-        Arg::new(setting.key)
-            .long(setting.flag())
+        let arg = match setting.alone {
+            Some(alone) => Arg::new(setting.key).num_args(0..=1).default_missing_value(alone),
+            None => Arg::new(setting.key),
+        };
+        arg.long(setting.flag())
             .value_name(setting.placeholder)
+            .action(if setting.is_list { ArgAction::Append } else { ArgAction::Set })
             .help_heading(setting.group)
             // `-1` is a bad value, and its error is the setting's own.
             .allow_negative_numbers(true)
@@ -103,8 +107,9 @@ Signals: SIGTERM or SIGINT drains and stops; a second one stops at once.
 
 Exit codes:
    0  stopped as asked
+   1  another process has this node's id
   64  the command line, the environment or the file is wrong
-  69  the host does not give what is needed: an address in use, io_uring forbidden, a limit too low
+  69  Redis is required and can't be reached; or the host does not give what is needed: an address in use, io_uring forbidden, a limit too low
   70  a fault in ringmesh itself";
 
 const CONFIG_NOTES: &str = "\
@@ -139,6 +144,21 @@ mod tests {
         assert_eq!(invocation.config_path, Some(PathBuf::from("a.toml")));
         let flags = [("ping_interval", "5s".to_owned()), ("shards", "-1".to_owned())];
         assert_eq!(invocation.flags, flags.into());
+    }
+
+    #[test]
+    fn a_list_is_one_value_however_often_its_flag_is_given() {
+        let invocation = parse_line("ringmesh serve --listen 8080 --listen 9000,proxy").expect("right");
+        assert_eq!(invocation.flags, [("listen", "8080,9000,proxy".to_owned())].into());
+        assert!(parse_line("ringmesh serve --shards 1 --shards 2").is_err());
+    }
+
+    #[test]
+    fn a_switch_may_stand_alone() {
+        let required = |line| parse_line(line).expect("right").flags["redis_required"].clone();
+        assert_eq!(required("ringmesh serve --redis-required"), "true");
+        assert_eq!(required("ringmesh serve --redis-required --shards 2"), "true");
+        assert_eq!(required("ringmesh serve --redis-required=false"), "false");
     }
 
     #[test]

@@ -4,7 +4,6 @@
 //! help all read the same syntax.
 
 use std::marker::PhantomData;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 /// One syntax of setting values.
@@ -15,6 +14,10 @@ pub trait Format {
     const PLACEHOLDER: &'static str;
     /// Whether TOML takes a written value without quotes.
     const BARE: bool = false;
+    /// Whether the value is a list: its elements stand between commas, or the flag is given more than once.
+    const LIST: bool = false;
+    /// What a flag without a value says, where it may stand alone; such a setting is a TOML boolean too.
+    const ALONE: Option<&'static str> = None;
 
     /// The sentence that an error ends with: `expected …`.
     fn expected() -> String;
@@ -126,47 +129,6 @@ pub fn size_text(bytes: u64) -> String {
     in_units(bytes, &SIZE_UNITS)
 }
 
-/// An address to listen on. A port alone (`8080`, `:8080`) means that port of every IPv4 address.
-pub struct PublicAddress;
-
-impl Format for PublicAddress {
-    type Value = SocketAddr;
-    const PLACEHOLDER: &'static str = "ADDR";
-
-    fn expected() -> String {
-        "an IP address with its port, such as 0.0.0.0:8080 or [::]:8080, or a port alone".to_owned()
-    }
-
-    fn read(text: &str) -> Option<SocketAddr> {
-        address(text, Ipv4Addr::UNSPECIFIED)
-    }
-
-    fn write(value: &SocketAddr) -> String {
-        value.to_string()
-    }
-}
-
-/// The admin address, or `off`. A port alone means the loopback interface, so that nobody opens it to the world by
-/// being brief.
-pub struct AdminAddress;
-
-impl Format for AdminAddress {
-    type Value = Option<SocketAddr>;
-    const PLACEHOLDER: &'static str = "ADDR";
-
-    fn expected() -> String {
-        "an IP address with its port, such as 127.0.0.1:8081, a port alone (of 127.0.0.1), or off".to_owned()
-    }
-
-    fn read(text: &str) -> Option<Option<SocketAddr>> {
-        if text == "off" { Some(None) } else { address(text, Ipv4Addr::LOCALHOST).map(Some) }
-    }
-
-    fn write(value: &Option<SocketAddr>) -> String {
-        value.map_or_else(|| "off".to_owned(), |address| address.to_string())
-    }
-}
-
 /// Bytes of a node id at most: it becomes a part of Redis keys and channel names.
 pub const NODE_ID_BYTES_MAX: usize = 128;
 
@@ -194,6 +156,32 @@ impl Format for NodeName {
 pub fn is_node_id(text: &str) -> bool {
     let fits = (1..=NODE_ID_BYTES_MAX).contains(&text.len());
     fits && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+/// Yes or no: `true` or `false`. The flag alone says yes.
+pub struct Switch;
+
+impl Format for Switch {
+    type Value = bool;
+    const PLACEHOLDER: &'static str = "true|false";
+    const BARE: bool = true;
+    const ALONE: Option<&'static str> = Some("true");
+
+    fn expected() -> String {
+        "true or false".to_owned()
+    }
+
+    fn read(text: &str) -> Option<bool> {
+        match text {
+            "true" | "1" | "yes" | "on" => Some(true),
+            "false" | "0" | "no" | "off" => Some(false),
+            _ => None,
+        }
+    }
+
+    fn write(value: &bool) -> String {
+        value.to_string()
+    }
 }
 
 /// What is logged: a level, or directives such as `info,ringmesh::hub=debug`.
@@ -260,13 +248,6 @@ impl Format for LogFormat {
             LogFormat::Text => "text".to_owned(),
             LogFormat::Json => "json".to_owned(),
         }
-    }
-}
-
-fn address(text: &str, host_of_a_port_alone: Ipv4Addr) -> Option<SocketAddr> {
-    match text.strip_prefix(':').unwrap_or(text).parse::<u16>() {
-        Ok(port) => Some(SocketAddr::new(IpAddr::V4(host_of_a_port_alone), port)),
-        Err(_) => text.parse().ok(),
     }
 }
 
@@ -345,27 +326,24 @@ mod tests {
     }
 
     #[test]
-    fn a_port_alone_is_enough() {
-        for text in ["8080", ":8080", "0.0.0.0:8080"] {
-            assert_eq!(PublicAddress::read(text), "0.0.0.0:8080".parse().ok(), "{text}");
-        }
-        assert_eq!(PublicAddress::read("[::]:8080"), "[::]:8080".parse().ok());
-        for text in ["8081", ":8081", "127.0.0.1:8081"] {
-            assert_eq!(AdminAddress::read(text), Some("127.0.0.1:8081".parse().ok()), "{text}");
-        }
-        assert_eq!(AdminAddress::read("off"), Some(None));
-        for bad in ["", ":", "localhost:80", "1.2.3.4", "65536", "off", "::1:8080:"] {
-            assert_eq!(PublicAddress::read(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
     fn node_ids_fit_into_keys_and_channels() {
         assert_eq!(NodeName::read("eu-1_a.b"), Some("eu-1_a.b".to_owned()));
         assert!(NodeName::read(&"n".repeat(NODE_ID_BYTES_MAX)).is_some());
         assert_eq!(NodeName::read(&"n".repeat(NODE_ID_BYTES_MAX + 1)), None);
         for bad in ["a b", "a:b", "a*", "ü", "a\n"] {
             assert_eq!(NodeName::read(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_switch_is_on_or_off() {
+        for (text, value) in [("true", true), ("1", true), ("on", true), ("false", false), ("0", false), ("no", false)]
+        {
+            assert_eq!(Switch::read(text), Some(value), "{text}");
+            assert_eq!(Switch::read(&Switch::write(&value)), Some(value));
+        }
+        for bad in ["", "2", "True", "maybe"] {
+            assert_eq!(Switch::read(bad), None, "{bad}");
         }
     }
 
@@ -391,7 +369,6 @@ mod tests {
         fn no_text_makes_a_format_panic(text in ".{0,40}") {
             let _ = AnyTime::read(&text);
             let _ = AnySize::read(&text);
-            let _ = PublicAddress::read(&text);
             let _ = LogDirectives::read(&text);
             let _ = LogDirectives::read(&format!("{text}=debug"));
             let _ = LogDirectives::read(&format!("warn,[{text}]=debug"));

@@ -1,10 +1,11 @@
 //! What a node is told: flags, environment, file and defaults, in that order of precedence.
 //!
 //! # Layout
-//! `settings` is the one table of settings; `format` and `redis_url` are the syntaxes of their values. `cli`, `file` and
+//! `settings` is the one table of settings; `format`, `addresses` and `redis_url` are the syntaxes of their values. `cli`, `file` and
 //! `sources` gather what was said, `machine` what the host is; `resolve` makes a [`Config`] of the two without touching
 //! either; `show` prints it so that it can be read again.
 
+mod addresses;
 mod cli;
 mod error;
 mod file;
@@ -16,6 +17,8 @@ mod settings;
 mod show;
 mod sources;
 
+pub use addresses::ListenAddress;
+pub(crate) use addresses::joined;
 pub use cli::{Invocation, Verb, parse as parse_command_line};
 pub use error::{ConfigError, InForce, Problem};
 pub use file::ConfigFile;

@@ -65,16 +65,28 @@ fn contradictions(config: &Config, origins: &[Origin]) -> Vec<Problem> {
             "message_bytes_max",
         ),
         (
+            config.bus_link_bytes_max >= config.message_bytes_max,
+            "bus_link_bytes_max",
+            "must have room for a message of",
+            "message_bytes_max",
+        ),
+        (
             config.shard_queue_bytes_max >= config.send_queue_bytes_max,
             "shard_queue_bytes_max",
             "must not be smaller than",
             "send_queue_bytes_max",
         ),
         (
-            config.listen.port() == 0 || config.admin_listen != Some(config.listen),
+            config.listen.iter().all(|public| public.addr.port() == 0 || config.admin_listen != Some(public.addr)),
             "admin_listen",
             "must differ from",
             "listen",
+        ),
+        (
+            !config.listen.iter().any(|public| public.proxy) || !config.trusted_proxies.is_empty(),
+            "listen",
+            "needs the networks of its proxies in",
+            "trusted_proxies",
         ),
     ];
     let broken = rules.into_iter().filter(|(holds, ..)| !holds);
@@ -227,6 +239,13 @@ mod tests {
         assert!(refusal(&with(&[("shard_queue_bytes_max", "4k")])).starts_with("shard_queue_bytes_max = 4KiB"));
         assert!(refusal(&with(&[("listen", "127.0.0.1:8081")])).starts_with("admin_listen = 127.0.0.1:8081"));
         effective(&with(&[("listen", "127.0.0.1:0"), ("admin_listen", "127.0.0.1:0")]));
+        assert!(refusal(&with(&[("listen", "9000,127.0.0.1:8081")])).starts_with("admin_listen = 127.0.0.1:8081"));
+        assert_eq!(
+            refusal(&with(&[("listen", "9000,proxy")])),
+            "listen = 0.0.0.0:9000,proxy (flag --listen) needs the networks of its proxies in trusted_proxies = none \
+             (default)"
+        );
+        effective(&with(&[("listen", "9000,proxy"), ("trusted_proxies", "10.0.0.0/8")]));
     }
 
     #[test]

@@ -4,9 +4,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::format::{
-    AdminAddress, Count, Format, GIB, HOUR_MS, KIB, LogDirectives, LogFormat, MIB, NodeName, PublicAddress, Size, Time,
-};
+use ipnet::IpNet;
+
+use super::addresses::{AdminAddress, ListenAddress, Networks, PublicAddresses};
+use super::format::{Count, Format, GIB, HOUR_MS, KIB, LogDirectives, LogFormat, MIB, NodeName, Size, Switch, Time};
 use super::redis_url::{RedisAddress, RedisUrl};
 use super::sources::Reader;
 
@@ -22,6 +23,10 @@ pub struct Setting {
     pub placeholder: &'static str,
     /// Whether TOML takes its value without quotes.
     pub bare: bool,
+    /// Whether its flag may be given more than once.
+    pub is_list: bool,
+    /// What its flag says without a value, where it may stand alone; such a setting is a TOML boolean.
+    pub alone: Option<&'static str>,
     /// Its explanation: the lines of its documentation.
     help_lines: &'static [&'static str],
     /// Its value in a configuration, as text that reads as the same value, without secrets.
@@ -67,6 +72,8 @@ macro_rules! settings {
             default: $default,
             placeholder: <$format as Format>::PLACEHOLDER,
             bare: <$format as Format>::BARE,
+            is_list: <$format as Format>::LIST,
+            alone: <$format as Format>::ALONE,
             help_lines: &[$($doc),+],
             written: |config| <$format as Format>::write(&config.$name),
         },)+)+];
@@ -91,9 +98,27 @@ settings! {
         /// password belongs into the file or the environment, since everybody on the host can read flags.
         redis: Option<RedisUrl>, RedisAddress, "none";
     }
+    "Between nodes (with Redis)" {
+        /// Whether the node ends (69) when Redis can't be reached at the start; otherwise it waits for Redis, and
+        /// answers /ws and /ready with 503 meanwhile.
+        redis_required: bool, Switch, "false";
+        /// How long Redis may be out of reach before /ws and /ready answer 503. Open connections stay, and messages
+        /// within the node go on.
+        bus_lost_after: Duration, Time<100, HOUR_MS>, "5s";
+        /// Bytes kept for one other node until it acknowledges them, at most; beyond that senders are answered
+        /// overloaded.
+        bus_link_bytes_max: usize, Size<{ 128 * KIB }, GIB>, "16MiB";
+        /// How long a user may be gone before user:events says offline. A reconnect within it says nothing.
+        offline_grace: Duration, Time<0, HOUR_MS>, "0s";
+    }
     "Listeners" {
-        /// Where clients connect. A port alone is that port of every IPv4 address.
-        listen: SocketAddr, PublicAddress, "0.0.0.0:8080";
+        /// Where clients connect; more than one with commas between them, or by repeating the flag. A port alone is that
+        /// port of every IPv4 address. With ,proxy behind it, each connection there must begin with a PROXY header
+        /// (version 1 or 2).
+        listen: Vec<ListenAddress>, PublicAddresses, "0.0.0.0:8080";
+        /// Networks of the proxies that are believed when they name the client, in X-Forwarded-For (from the right),
+        /// X-Real-IP or a PROXY header. From all others these are ignored.
+        trusted_proxies: Vec<IpNet>, Networks, "none";
         /// Where operators read /metrics, or off. A port alone is that port of 127.0.0.1.
         admin_listen: Option<SocketAddr>, AdminAddress, "127.0.0.1:8081";
         /// Connections that may wait to be accepted, for each shard. 0: net.core.somaxconn, which also bounds it.

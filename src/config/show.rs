@@ -43,7 +43,8 @@ mod tests {
         let flags = [
             ("node_id", "a.b"),
             ("redis", "redis+cluster://a:1,b:2"),
-            ("listen", "[::1]:9000"),
+            ("listen", "[::1]:9000,10.0.0.1:9001,proxy"),
+            ("trusted_proxies", "10.0.0.0/8,fd00::/8"),
             ("admin_listen", "off"),
             ("message_bytes_max", "1000"),
             ("ping_interval", "1500ms"),

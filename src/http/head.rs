@@ -132,8 +132,12 @@ fn split_target(target: &str) -> Option<(&str, Option<&str>)> {
 fn other_protocol(buf: &[u8]) -> Option<&'static str> {
     match buf {
         [0x16, ..] => Some("TLS on a plain port"),
-        [b'\r', b'\n', b'\r', b'\n', 0, ..] => Some("PROXY protocol v2 header, which is not taken from this peer"),
-        _ if buf.starts_with(b"PROXY ") => Some("PROXY protocol v1 header, which is not taken from this peer"),
+        [b'\r', b'\n', b'\r', b'\n', 0, ..] => {
+            Some("PROXY protocol v2 header, which only a port with `--listen ADDR,proxy` takes")
+        }
+        _ if buf.starts_with(b"PROXY ") => {
+            Some("PROXY protocol v1 header, which only a port with `--listen ADDR,proxy` takes")
+        }
         _ if buf.starts_with(b"PRI * HTTP/2") => Some("HTTP/2, where HTTP/1.1 is spoken"),
         _ => None,
     }

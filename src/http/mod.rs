@@ -2,7 +2,9 @@
 //!
 //! Every response closes its connection, so that no second request can hide behind the first.
 
+pub mod forwarded;
 pub mod head;
+pub mod proxy_protocol;
 pub mod query;
 pub mod response;
 pub mod routes;

@@ -1,7 +1,7 @@
 //! What a shard keeps for one connection. An idle one is this struct and nothing else.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::client::Disconnect;
 use crate::ids::ConnId;
@@ -39,6 +39,17 @@ pub(super) enum Farewell {
     /// FIN, and wait for the peer's. It may be sending still, and a socket closed under unread bytes resets the
     /// connection, which can take our last words with it. The kernel does this on a thread of its own: it is dear.
     HalfClose,
+}
+
+/// Who connects to a listener.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Audience {
+    /// Clients, and proxies that speak HTTP for them.
+    Clients,
+    /// Proxies that pass on a client's bytes, with a PROXY header in front of them.
+    Proxies,
+    /// Operators.
+    Operators,
 }
 
 /// One connection.
@@ -92,8 +103,13 @@ pub(super) struct Extra {
 
 /// A request on its way in.
 pub(super) struct Request {
-    pub(super) peer: SocketAddr,
-    /// The head as far as it has come; behind it, in phase `Waiting`, what came too early.
+    /// Whose it is, as far as is known: the peer's, until a proxy that is trusted names its client.
+    pub(super) address: IpAddr,
+    /// A proxy that is trusted named that address.
+    pub(super) is_forwarded: bool,
+    /// A PROXY header is to come first.
+    pub(super) awaits_proxy_header: bool,
+    /// The head as far as it has come, or the PROXY header; behind it, in phase `Waiting`, what came too early.
     pub(super) bytes: Vec<u8>,
     /// The 101 that a verdict of "open" sends.
     pub(super) response: Vec<u8>,
@@ -133,12 +149,18 @@ impl Conn {
         }
     }
 
-    pub(super) fn accepted(id: ConnId, now: Micros, peer: SocketAddr, is_admin: bool) -> Self {
-        let request = Request { peer, bytes: Vec::new(), response: Vec::new() };
+    pub(super) fn accepted(id: ConnId, now: Micros, peer: SocketAddr, audience: Audience) -> Self {
+        let request = Request {
+            address: peer.ip().to_canonical(),
+            is_forwarded: false,
+            awaits_proxy_header: audience == Audience::Proxies,
+            bytes: Vec::new(),
+            response: Vec::new(),
+        };
         Self {
             generation: id.generation,
             phase: Phase::Head,
-            is_admin,
+            is_admin: audience == Audience::Operators,
             heard: now,
             extra: Some(Box::new(Extra { request: Some(request), ..Extra::default() })),
             ..Self::vacant()

@@ -6,7 +6,6 @@ use crate::client::Disconnect;
 use crate::hub::Input;
 use crate::ids::ConnId;
 use crate::metrics::Cell;
-use crate::time::Micros;
 use crate::ws::encode;
 
 use super::chunk::Chunk;
@@ -16,13 +15,6 @@ use super::sockets::Sockets;
 
 /// Closed clients are logged so often at most.
 const LOG_EVERY: Duration = Duration::from_secs(1);
-
-/// What the log of slow clients has not said yet.
-#[derive(Default)]
-pub(super) struct TooSlowLog {
-    logged: Option<Micros>,
-    unlogged: u32,
-}
 
 /// Why a connection ends: who is at fault, and what follows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,12 +91,7 @@ impl Shard {
 
     /// One line a second, however many are closed.
     fn log_too_slow(&mut self, id: ConnId, queued_bytes: u32) {
-        let now = self.sockets.now;
-        let log = &mut self.too_slow_log;
-        log.unlogged += 1;
-        if log.logged.is_none_or(|logged| now.since(logged) >= LOG_EVERY) {
-            let clients = std::mem::take(&mut log.unlogged);
-            log.logged = Some(now);
+        if let Some(clients) = self.too_slow_log.due(self.sockets.now, LOG_EVERY) {
             let user = self.hub.user(id);
             tracing::info!(user, queued_bytes, clients, "closing a client that reads too slowly");
         }

@@ -5,6 +5,7 @@
 //! - `conn`: what is kept for a connection; `sockets`: all of them, and what the hub does to them
 //! - `spread`: broadcasts on their way into the queues
 //! - `receive`, `request`, `finish`: bytes in, HTTP heads in, connections out
+//! - `lone_address`: whether all requests come from one address; `rare`: log lines that are not written each time
 //! - `mesh`: the one file that names glommio's channels; `park`: waiting without losing a wake-up
 //! - [`port`]: queues to the bus and from it; `bus`: what a turn does with them
 //! - [`run`]: the loop
@@ -16,8 +17,10 @@ pub mod port;
 mod bus;
 mod conn;
 mod finish;
+mod lone_address;
 mod mesh;
 mod park;
+mod rare;
 mod receive;
 mod request;
 mod run;
@@ -26,5 +29,7 @@ mod spread;
 #[cfg(test)]
 mod tests;
 
+pub use conn::Audience;
+pub use lone_address::LoneAddress;
 pub use mesh::MeshTicket;
 pub use run::{HANDSHAKES_MAX, ShardConfig, ShardError, run};

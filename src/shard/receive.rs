@@ -114,6 +114,8 @@ impl Shard {
         match said {
             // A stopping node accepts nothing more, and so loses nothing that it accepted.
             Said::Command(..) if self.stop.is_some() => Next::Read,
+            #[cfg(test)]
+            Said::Command(super::tests::PANICS_AT_THE_HUB, _) => panic!("a test asked for this"),
             Said::Command(text, command) => {
                 let input = Input::Said { conn: id, command };
                 match self.hub.handle(self.sockets.now, input, &mut self.sockets) {

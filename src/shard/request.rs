@@ -1,20 +1,30 @@
 //! Requests: the head of each new connection, answered, or turned into a question to the hub.
 
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::http::forwarded::{self, Told};
 use crate::http::head::{self, Parsed};
+use crate::http::proxy_protocol;
 use crate::http::query::{self, UserIdError};
 use crate::http::response::Response;
 use crate::http::routes::{self, Route};
 use crate::hub::Input;
+use crate::hub::limiter::AddressKey;
 use crate::ids::ConnId;
 use crate::ws::handshake;
 
-use super::conn::{Farewell, Phase};
+use super::conn::{Farewell, Phase, Request};
+use super::finish::Cause;
 use super::run::Shard;
 
 /// When to come back to a node that is full, in seconds.
 const FULL_RETRY_AFTER: u32 = 5;
 /// When to come back to a node that takes no connections now, in seconds.
 const NOT_READY_RETRY_AFTER: u32 = 1;
+
+/// How often connections without the PROXY header that they should begin with are logged at most.
+const NO_PROXY_HEADER_LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// What becomes of a request.
 enum Answer {
@@ -24,15 +34,30 @@ enum Answer {
         response: Vec<u8>,
         user: Option<String>,
         consumed: usize,
+        /// Whose it is, and whether a proxy said so.
+        address: IpAddr,
+        is_forwarded: bool,
     },
 }
 
 impl Shard {
-    /// Bytes of a request's head.
-    pub(super) fn request_bytes(&mut self, id: ConnId, data: &[u8]) {
+    /// Bytes of a request's head, or of the PROXY header in front of it.
+    pub(super) fn request_bytes(&mut self, id: ConnId, mut data: &[u8]) {
         let Some(conn) = self.sockets.get(id) else { return };
         let is_admin = conn.is_admin;
         let Some(mut request) = conn.extra().request.take() else { return };
+        if request.awaits_proxy_header {
+            request.bytes.extend_from_slice(std::mem::take(&mut data));
+            if let Err(reason) = self.take_proxy_header(&mut request) {
+                return self.refuse_without_proxy_header(id, request.address, reason);
+            }
+            if request.awaits_proxy_header || request.bytes.is_empty() {
+                if let Some(conn) = self.sockets.get(id) {
+                    conn.extra().request = Some(request);
+                }
+                return;
+            }
+        }
         // Most heads arrive whole, and are read where they lie.
         let gathered = if request.bytes.is_empty() {
             data
@@ -52,12 +77,14 @@ impl Shard {
             }
             Parsed::TooLong => self.refuse(&Response::head_too_long()),
             Parsed::Malformed(reason) => self.refuse(&Response::bad_request(reason)),
-            Parsed::Request(parsed) => self.answer(id, &parsed, is_admin),
+            Parsed::Request(parsed) => self.answer(id, &parsed, is_admin, &request),
         };
         match answer {
             Answer::Respond(response, farewell) => self.respond(id, &response, farewell),
-            Answer::Ask { response, user, consumed } => {
-                let address = request.peer.ip();
+            Answer::Ask { response, user, consumed, address, is_forwarded } => {
+                tracing::debug!(user, %address, is_forwarded, "asks for a connection");
+                self.sockets.node.lone_address.ask(self.sockets.now, AddressKey::from(address));
+                (request.address, request.is_forwarded) = (address, is_forwarded);
                 request.response = response;
                 request.bytes = gathered_behind(gathered, consumed);
                 let Some(conn) = self.sockets.get(id) else { return };
@@ -69,8 +96,38 @@ impl Shard {
         }
     }
 
-    /// The answer to a whole head.
-    fn answer(&mut self, id: ConnId, request: &head::Request<'_>, is_admin: bool) -> Answer {
+    /// Takes the PROXY header from the front of what has come, once it is whole. Else more is to come.
+    fn take_proxy_header(&mut self, request: &mut Request) -> Result<(), &'static str> {
+        let header = match proxy_protocol::parse(&request.bytes) {
+            proxy_protocol::Parsed::Partial => return Ok(()),
+            proxy_protocol::Parsed::Malformed(reason) => return Err(reason),
+            proxy_protocol::Parsed::Header(header) => header,
+        };
+        request.bytes.drain(..header.consumed);
+        request.awaits_proxy_header = false;
+        let metrics = self.sockets.metrics;
+        match header.source {
+            None => {}
+            Some(source) if self.sockets.config.trusted_proxies.contains(request.address) => {
+                metrics.forwarded_believed.add(1);
+                (request.address, request.is_forwarded) = (source.to_canonical(), true);
+            }
+            Some(_) => metrics.forwarded_untrusted.add(1),
+        }
+        Ok(())
+    }
+
+    /// Closes a connection that should have begun with a PROXY header.
+    fn refuse_without_proxy_header(&mut self, id: ConnId, peer: IpAddr, reason: &'static str) {
+        self.sockets.metrics.refused_proxy_header.add(1);
+        if let Some(times) = self.no_proxy_header_log.due(self.sockets.now, NO_PROXY_HEADER_LOG_EVERY) {
+            tracing::warn!(%peer, reason, times, "closing connections to a port with `,proxy` that begin without a PROXY header");
+        }
+        self.end(id, Cause::PeerGone);
+    }
+
+    /// The answer to a whole head, of a request that began as `from`.
+    fn answer(&mut self, id: ConnId, request: &head::Request<'_>, is_admin: bool, from: &Request) -> Answer {
         match routes::route(request, is_admin) {
             Route::Respond(response) => {
                 self.sockets.metrics.http_requests.add(1);
@@ -92,18 +149,18 @@ impl Shard {
                 let text = self.sockets.node.metrics_text();
                 respond(request, &Response::new(200, crate::http::response::METRICS, text.into_bytes()))
             }
-            Route::Connect => self.connect(id, request),
+            Route::Connect => self.connect(id, request, from),
         }
     }
 
     /// A GET of `/ws`.
-    fn connect(&mut self, id: ConnId, request: &head::Request<'_>) -> Answer {
+    fn connect(&mut self, id: ConnId, request: &head::Request<'_>, from: &Request) -> Answer {
         if !request.has_token("upgrade", "websocket") && request.header("sec-websocket-key").is_none() {
             return self.refuse(&handshake::Refusal::NotAnUpgrade.response());
         }
-        if !self.sockets.node.takes_connections() {
+        if let Some(why) = self.sockets.node.refusal() {
             self.sockets.metrics.refused_not_ready.add(1);
-            return respond(request, &Response::retry_after(503, NOT_READY_RETRY_AFTER, "node is stopping\n"));
+            return respond(request, &Response::retry_after(503, NOT_READY_RETRY_AFTER, why));
         }
         if !self.sockets.node.reserve_connection() {
             self.sockets.metrics.refused_capacity.add(1);
@@ -125,7 +182,16 @@ impl Shard {
         };
         let mut response = Vec::with_capacity(160);
         handshake::write_101(&mut response, &upgrade.accept, None, None);
-        Answer::Ask { response, user, consumed: request.consumed }
+        let (address, told) = forwarded::client(from.address, request, &self.sockets.config.trusted_proxies);
+        let metrics = self.sockets.metrics;
+        match told {
+            Told::Nothing => {}
+            Told::Believed => metrics.forwarded_believed.add(1),
+            Told::Untrusted => metrics.forwarded_untrusted.add(1),
+            Told::Unreadable => metrics.forwarded_unreadable.add(1),
+        }
+        let is_forwarded = from.is_forwarded || told == Told::Believed;
+        Answer::Ask { response, user, consumed: request.consumed, address, is_forwarded }
     }
 
     fn refuse(&mut self, response: &Response<'_>) -> Answer {
@@ -143,9 +209,13 @@ impl Shard {
 
     /// The deadline of a connection that has not opened has passed.
     pub(super) fn request_timed_out(&mut self, id: ConnId) {
-        self.sockets.metrics.refused_timeout.add(1);
         let Some(conn) = self.sockets.get(id) else { return };
+        if let Some(request) = conn.extra().request.as_ref().filter(|request| request.awaits_proxy_header) {
+            let peer = request.address;
+            return self.refuse_without_proxy_header(id, peer, "no PROXY header in time");
+        }
         let phase = conn.phase;
+        self.sockets.metrics.refused_timeout.add(1);
         let mut out = Vec::new();
         match phase {
             Phase::Head => Response::head_timeout().write(false, &mut out),

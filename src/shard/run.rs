@@ -8,6 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use crate::client::Disconnect;
+use crate::http::forwarded::TrustedProxies;
 use crate::http::head::HeadLimits;
 use crate::hub::effects::Effects;
 use crate::hub::heartbeat::{Heartbeat, Look};
@@ -18,12 +19,13 @@ use crate::node::{Node, Stage};
 use crate::time::Micros;
 use crate::ws;
 
-use super::conn::{Conn, Phase};
+use super::conn::{Audience, Conn, Phase};
 use super::engine::{Engine, EngineConfig, EngineError, Event, ListenerId};
-use super::finish::{Cause, TooSlowLog};
+use super::finish::Cause;
 use super::mesh::{Inbox, MeshEnd, MeshTicket};
 use super::park::Watch;
 use super::port::ShardPort;
+use super::rare::Rare;
 use super::sockets::{KEEPING_UP, Sockets};
 
 /// Timers that revive an executor whose ticker lost its own wake-up, and how often each fires.
@@ -65,6 +67,8 @@ pub struct ShardConfig {
     pub ws: ws::Limits,
     /// Limits of request heads.
     pub head: HeadLimits,
+    /// Who is believed about whom it speaks for.
+    pub trusted_proxies: TrustedProxies,
     /// Sockets this shard may come to hold.
     pub sockets_max: u32,
     /// Sockets of one ring: the soft limit of open files at most.
@@ -105,8 +109,9 @@ pub(super) struct Shard {
     pub(super) sockets: Sockets,
     /// A frame being built; empty between uses.
     pub(super) scratch: Vec<u8>,
-    admin: Option<ListenerId>,
     listeners: Vec<ListenerId>,
+    /// Who connects to each listener, in the order of [`ListenerId::index`].
+    audiences: Vec<Audience>,
     /// Listeners whose accept failed; they are tried again every second.
     resting: Vec<ListenerId>,
     rested_at: Micros,
@@ -116,15 +121,16 @@ pub(super) struct Shard {
     unopened: VecDeque<ConnId>,
     due: Vec<u32>,
     surveyed: Micros,
-    pub(super) too_slow_log: TooSlowLog,
+    pub(super) too_slow_log: Rare,
+    pub(super) no_proxy_header_log: Rare,
     /// Set while the node stops.
     pub(super) stop: Option<Stop>,
 }
 
 /// Runs a shard until the node stops. Called inside the shard's executor.
 ///
-/// `public` is this shard's own listener; one shard of the node has the `admin` one. Where there is a bus, each shard has
-/// a `port` to it.
+/// `listeners` are this shard's own; one shard of the node has the one for operators. Where there is a bus, each shard
+/// has a `port` to it.
 ///
 /// # Errors
 /// See [`ShardError`].
@@ -132,8 +138,7 @@ pub async fn run(
     config: Arc<ShardConfig>,
     node: Arc<Node>,
     ticket: MeshTicket,
-    public: OwnedFd,
-    admin: Option<OwnedFd>,
+    listeners: Vec<(OwnedFd, Audience)>,
     port: Option<ShardPort>,
 ) -> Result<(), ShardError> {
     let inbox = Rc::new(Inbox::default());
@@ -153,8 +158,8 @@ pub async fn run(
         hub: Hub::new(shard, &config.hub, metrics),
         sockets: Sockets::new(now, config, Arc::clone(&node), shard, port),
         scratch: Vec::with_capacity(256),
-        admin: None,
         listeners: Vec::new(),
+        audiences: Vec::new(),
         resting: Vec::new(),
         rested_at: now,
         mesh,
@@ -162,11 +167,12 @@ pub async fn run(
         unopened: VecDeque::new(),
         due: Vec::new(),
         surveyed: now,
-        too_slow_log: TooSlowLog::default(),
+        too_slow_log: Rare::default(),
+        no_proxy_header_log: Rare::default(),
         stop: None,
     };
     shard.attach_port()?;
-    shard.listen(public, admin);
+    shard.listen(listeners);
     node.shard_is_up();
     shard.run().await
 }
@@ -174,7 +180,7 @@ pub async fn run(
 /// A lost wake-up leaves every task that was ready where it is, the ticker included, until something else completes.
 /// These timers see to it that one is always pending: all of them can be ready at once only after the thread was kept
 /// from its core for most of their period, and then lost its wake-up as well.
-fn spawn_guards() {
+pub(super) fn spawn_guards() {
     for guard in 0..GUARDS {
         glommio::spawn_local(async move {
             glommio::timer::sleep(GUARD_PERIOD / GUARDS * guard).await;
@@ -197,12 +203,12 @@ fn spawn_ticker(tick: Duration, inbox: Rc<Inbox>) {
 }
 
 impl Shard {
-    fn listen(&mut self, public: OwnedFd, admin: Option<OwnedFd>) {
-        const PUBLIC_ACCEPTS: u16 = 64;
-        const ADMIN_ACCEPTS: u16 = 4;
-        self.listeners.push(self.engine.listen(public, PUBLIC_ACCEPTS));
-        self.admin = admin.map(|admin| self.engine.listen(admin, ADMIN_ACCEPTS));
-        self.listeners.extend(self.admin);
+    fn listen(&mut self, listeners: Vec<(OwnedFd, Audience)>) {
+        for (socket, audience) in listeners {
+            let accepts = if audience == Audience::Operators { 4 } else { 64 };
+            self.listeners.push(self.engine.listen(socket, accepts));
+            self.audiences.push(audience);
+        }
     }
 
     async fn run(mut self) -> Result<(), ShardError> {
@@ -280,8 +286,8 @@ impl Shard {
             Event::Accepted { id, listener, peer } => {
                 self.sockets.metrics.accepts.add(1);
                 let now = self.sockets.now;
-                let is_admin = self.admin == Some(listener);
-                self.sockets.insert(id, Conn::accepted(id, now, peer, is_admin));
+                let audience = self.audiences[listener.index()];
+                self.sockets.insert(id, Conn::accepted(id, now, peer, audience));
                 self.sockets.handshakes += 1;
                 self.sockets.wheel.set(id.index, now.after(self.sockets.config.handshake_timeout));
                 self.unopened.push_back(id);

@@ -1,6 +1,7 @@
 //! A shard's connections and their send queues, and what the hub does to them.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use crate::hub::bus::ToBus;
 use crate::hub::effects::{COPY_BYTES_MAX, Effects, Origin, Verdict, Wire};
 use crate::hub::envelope::{Broadcast, Class, ToHome, ToOwner};
 use crate::hub::heartbeat::Heartbeat;
+use crate::hub::limiter::AddressKey;
 use crate::hub::links::Links;
 use crate::hub::timers::Wheel;
 use crate::ids::{ConnId, ShardId};
@@ -368,6 +370,18 @@ impl Sockets {
         self.metrics.connections.set(self.open);
     }
 
+    /// An address that asks too often, and is the only one that asks, may stand for many clients.
+    fn log_too_many(&self, address: IpAddr, is_forwarded: bool) {
+        tracing::debug!(%address, is_forwarded, "asks for too many connections");
+        if !is_forwarded && self.node.lone_address.is_news(self.now, AddressKey::from(address)) {
+            tracing::warn!(
+                %address,
+                "all requests for /ws come from one address, and are answered 429; if a proxy is there, name it in \
+                 trusted_proxies, and let it say for whom it speaks (X-Forwarded-For, or a port with `,proxy`)"
+            );
+        }
+    }
+
     /// Puts a Close frame behind what is queued; nothing follows it.
     pub(super) fn queue_close(&mut self, id: ConnId, why: Disconnect) {
         let mut frame = Vec::with_capacity(128);
@@ -401,6 +415,7 @@ impl Effects for Sockets {
             }
             Verdict::TooMany { retry_after } => {
                 self.metrics.refused_address_rate.add(1);
+                self.log_too_many(request.address, request.is_forwarded);
                 let response = super::request::too_many_connects(retry_after);
                 self.queue(id, &response);
                 self.finish_request(id, Farewell::Close);

@@ -17,8 +17,10 @@ static NODES: AtomicU32 = AtomicU32::new(0);
 /// A gateway that has said where it listens. Dropping it kills the process.
 pub struct Gateway {
     process: Process,
-    /// The public port.
+    /// The public port, the first if there are several.
     pub addr: SocketAddr,
+    /// All public ports.
+    pub listen: Vec<SocketAddr>,
     /// The admin port.
     pub admin: SocketAddr,
     /// What `--node-id` was set to.
@@ -41,7 +43,9 @@ impl Gateway {
         let address = |key: &str| -> SocketAddr {
             record[key].as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{key} in {record}"))
         };
-        Gateway { addr: address("addr"), admin: address("admin"), process, node_id }
+        let listen = record["listen"].as_str().expect("all public ports").split(',').filter(|part| *part != "proxy");
+        let listen = listen.map(|addr| addr.parse().expect("an address")).collect();
+        Gateway { addr: address("addr"), listen, admin: address("admin"), process, node_id }
     }
 
     /// A client that has got its 101.

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the tests use and this machine lacks: redis-server, redis-sentinel and openssl from Debian's packages, and
-# Python's `websockets` and `redis` into target/test-venv. Does nothing when all is there.
+# Installs what the tests use and this machine lacks: redis-server, redis-sentinel, nginx with its stream module, HAProxy, openssl and
+# shellcheck from Debian's packages, and Python's `websockets` and `redis` into target/test-venv. Does
+# nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -20,7 +21,16 @@ install() {
 
 command -v redis-server >/dev/null || install redis-server redis-server
 command -v redis-sentinel >/dev/null || install redis-sentinel redis-sentinel
+# They lie where root looks, and not everybody.
+PATH=$PATH:/usr/sbin:/usr/local/sbin
+has_stream_module() {
+    nginx -V 2>&1 | grep -q -- '--with-stream\( \|$\)' || ls /etc/nginx/modules-enabled/*stream* >/dev/null 2>&1
+}
+command -v nginx >/dev/null || install nginx nginx
+has_stream_module || install "nginx's stream module" libnginx-mod-stream
+command -v haproxy >/dev/null || install haproxy haproxy
 command -v openssl >/dev/null || install openssl openssl
+command -v shellcheck >/dev/null || install shellcheck shellcheck
 command -v python3 >/dev/null || install python3 python3
 
 # The installed requirements are kept beside the environment, so that a change of them installs anew.

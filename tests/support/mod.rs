@@ -7,10 +7,12 @@
 pub mod client;
 pub mod cluster;
 pub mod crowd;
+pub mod fake_host;
 pub mod gateway;
 pub mod http;
 pub mod metrics;
 pub mod process;
+pub mod proxy;
 pub mod python;
 pub mod random;
 pub mod raw;

@@ -24,6 +24,14 @@ pub struct Process {
 impl Process {
     /// Starts the binary under test with these arguments and none of the variables that could configure it.
     pub fn spawn<I: AsRef<OsStr>>(arguments: impl IntoIterator<Item = I>) -> Process {
+        Process::spawn_with(arguments, &[])
+    }
+
+    /// The same, with these variables added to its environment.
+    pub fn spawn_with<I: AsRef<OsStr>>(
+        arguments: impl IntoIterator<Item = I>,
+        variables: &[(&str, &OsStr)],
+    ) -> Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_ringmesh"));
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         for (name, _) in std::env::vars_os() {
@@ -32,6 +40,7 @@ impl Process {
                 command.env_remove(&name);
             }
         }
+        command.envs(variables.iter().copied());
         let mut child = command.spawn().expect("the gateway's binary starts");
         let stderr = child.stderr.take().expect("stderr is piped");
         let (sender, lines) = channel();

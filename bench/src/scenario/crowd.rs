@@ -5,7 +5,7 @@ use crate::frame::Template;
 use crate::net::{Driver, Net};
 use crate::pace::Pace;
 use crate::scenario::{Question, Unicast, content_around, is_filler_whole, is_pong};
-use crate::sequence::{Arrival, SequenceTracker};
+use crate::sequence::SequenceTracker;
 use crate::stamp::Stamp;
 use crate::sys;
 
@@ -131,13 +131,9 @@ impl Crowd {
         let role = self.role(net.user(index));
         let first = if role == Role::Stable { 0 } else { stamp.sequence };
         let tracker = self.connections[index].broadcasts.get_or_insert_with(|| SequenceTracker::joined_at(first));
-        match tracker.note(stamp.sequence) {
-            Arrival::New => {}
-            Arrival::Late => net.tally.reordered += 1,
-            Arrival::Duplicate => {
-                net.tally.duplicated += 1;
-                return;
-            }
+        let arrival = tracker.note(stamp.sequence);
+        if !net.tally.counts(arrival) {
+            return;
         }
         match role {
             Role::Stable => {

@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 
 use crate::frame::Template;
 use crate::net::{Driver, Net};
-use crate::pace::Pace;
+use crate::scenario::flow::Flow;
 use crate::scenario::{Load, Question, is_filler_whole, is_pong};
-use crate::sequence::{Arrival, SequenceTracker};
+use crate::sequence::SequenceTracker;
 use crate::stamp::{STAMP_BYTES, Stamp};
 use crate::sys;
 
@@ -15,13 +15,9 @@ use crate::sys;
 pub struct Echo {
     question: Question,
     template: Template,
-    load: Load,
+    flow: Flow,
     /// Users from this number on stay silent.
     active: u32,
-    running: bool,
-    pace: Option<Pace>,
-    /// The connection that asks next, in an open loop.
-    next: usize,
     connections: Vec<Stream>,
 }
 
@@ -38,18 +34,7 @@ impl Echo {
     pub fn new(question: Question, load: Load, active: u32, connections: usize) -> Self {
         let connections = (0..connections).map(|_| Stream::default()).collect();
         let template = question.template();
-        Self { question, template, load, active, running: false, pace: None, next: 0, connections }
-    }
-
-    fn next_asker(&mut self, net: &Net) -> Option<usize> {
-        for _ in 0..net.len() {
-            let index = self.next;
-            self.next = if index + 1 == net.len() { 0 } else { index + 1 };
-            if net.user(index) < self.active && net.is_open(index) {
-                return Some(index);
-            }
-        }
-        None
+        Self { question, template, flow: Flow::new(load), active, connections }
     }
 
     fn ask(&mut self, net: &mut Net, index: usize, intended_ns: u64, now_ns: u64) {
@@ -96,32 +81,18 @@ impl Echo {
             net.tally.corrupt += 1;
             return None;
         };
-        match self.connections[index].answers.note(stamp.sequence) {
-            Arrival::New => {}
-            Arrival::Late => net.tally.reordered += 1,
-            Arrival::Duplicate => {
-                net.tally.duplicated += 1;
-                return None;
-            }
-        }
-        Some((stamp.age_ns(now_ns), u64::from(stamp.lag_us) * 1_000))
+        let arrival = self.connections[index].answers.note(stamp.sequence);
+        net.tally.counts(arrival).then(|| (stamp.age_ns(now_ns), u64::from(stamp.lag_us) * 1_000))
     }
 }
 
 impl Driver for Echo {
     fn start(&mut self, net: &mut Net) {
-        self.running = true;
-        let inflight = match self.load {
-            Load::Closed { inflight } => inflight,
-            Load::Open { per_second, phase } => {
-                self.pace = (per_second > 0.0).then(|| Pace::new(per_second, sys::now_ns(), phase));
-                return;
-            }
-        };
-        for index in 0..net.len() {
-            if net.user(index) < self.active && net.is_open(index) {
+        let at_once = self.flow.start();
+        for index in (0..net.users_below(self.active)).take_while(|_| at_once > 0) {
+            if net.is_open(index) {
                 let now_ns = sys::now_ns();
-                (0..inflight).for_each(|_| self.ask(net, index, now_ns, now_ns));
+                (0..at_once).for_each(|_| self.ask(net, index, now_ns, now_ns));
                 net.write(index);
             }
         }
@@ -129,20 +100,15 @@ impl Driver for Echo {
 
     fn message(&mut self, net: &mut Net, index: usize, now_ns: u64, payload: &[u8]) {
         let Some((age_ns, lag_ns)) = self.note(net, index, now_ns, payload) else { return };
-        match self.load {
-            Load::Open { .. } => net.received_paced(now_ns, age_ns, lag_ns, payload.len()),
-            Load::Closed { .. } => {
-                net.received(now_ns, age_ns, payload.len());
-                if self.running {
-                    self.ask(net, index, now_ns, now_ns);
-                }
-            }
+        if self.flow.received(net, now_ns, age_ns, lag_ns, payload.len()) {
+            self.ask(net, index, now_ns, now_ns);
         }
     }
 
     fn turn(&mut self, net: &mut Net, now_ns: u64) {
-        while let Some(intended_ns) = self.pace.as_mut().and_then(|pace| pace.due(now_ns)) {
-            if let Some(index) = self.next_asker(net) {
+        while let Some(intended_ns) = self.flow.due(now_ns) {
+            let asker = self.flow.next_in_turn(net.users_below(self.active), |index| net.is_open(index));
+            if let Some(index) = asker {
                 self.ask(net, index, intended_ns, now_ns);
                 net.sent_paced(intended_ns, now_ns);
             }
@@ -150,11 +116,10 @@ impl Driver for Echo {
     }
 
     fn next_due_ns(&self) -> u64 {
-        self.pace.as_ref().map_or(u64::MAX, Pace::next_ns)
+        self.flow.next_due_ns()
     }
 
     fn stop(&mut self, _net: &mut Net) {
-        self.running = false;
-        self.pace = None;
+        self.flow.stop();
     }
 }

@@ -8,7 +8,7 @@ use crate::frame::Template;
 use crate::net::{Driver, Net};
 use crate::pace::Pace;
 use crate::scenario::{content_around, is_filler_whole};
-use crate::sequence::{Arrival, SequenceTracker};
+use crate::sequence::SequenceTracker;
 use crate::stamp::Stamp;
 use crate::sys;
 
@@ -139,13 +139,8 @@ impl Driver for Fanout {
             net.tally.corrupt += 1;
             return;
         }
-        match self.connections[index].note(stamp.sequence) {
-            Arrival::New => {}
-            Arrival::Late => net.tally.reordered += 1,
-            Arrival::Duplicate => {
-                net.tally.duplicated += 1;
-                return;
-            }
+        if !net.tally.counts(self.connections[index].note(stamp.sequence)) {
+            return;
         }
         let age_ns = stamp.age_ns(now_ns);
         if let Pacing::Rate(_) = self.pacing {

@@ -3,6 +3,7 @@
 mod crowd;
 mod echo;
 mod fanout;
+mod flow;
 mod idle;
 mod pairing;
 mod storm;

@@ -3,10 +3,10 @@
 
 use crate::frame::Template;
 use crate::net::{Driver, Net};
-use crate::pace::Pace;
+use crate::scenario::flow::Flow;
 use crate::scenario::pairing::{self, Pairing, Pairs};
 use crate::scenario::{Load, content_around, is_filler_whole};
-use crate::sequence::{Arrival, SequenceTracker};
+use crate::sequence::SequenceTracker;
 use crate::shards::Shards;
 use crate::stamp::Stamp;
 use crate::sys;
@@ -15,13 +15,9 @@ use crate::sys;
 pub struct Unicast {
     user_prefix: String,
     payload_bytes: usize,
-    load: Load,
+    flow: Flow,
     /// Users from this number on stay silent; even, so that no pair is cut.
     active: u32,
-    running: bool,
-    pace: Option<Pace>,
-    /// The connection that sends next, in an open loop.
-    next: usize,
     by_shard: Option<ByShard>,
     connections: Vec<Stream>,
 }
@@ -52,7 +48,7 @@ impl Unicast {
         let user_prefix = user_prefix.to_owned();
         let active = active & !1;
         let by_shard = None;
-        Self { user_prefix, payload_bytes, load, active, running: false, pace: None, next: 0, by_shard, connections }
+        Self { user_prefix, payload_bytes, flow: Flow::new(load), active, by_shard, connections }
     }
 
     /// The same with pairs made by shard; connections must be begun one at a time, and by this worker alone.
@@ -69,10 +65,7 @@ impl Unicast {
 
     /// The index of a connection's partner.
     fn partner(&self, index: usize) -> Option<usize> {
-        match &self.by_shard {
-            None => Some(index ^ 1),
-            Some(by_shard) => by_shard.partners.get(index).copied().flatten(),
-        }
+        partner(self.by_shard.as_ref(), index)
     }
 
     /// The user that this connection's user talks to.
@@ -124,18 +117,18 @@ impl Unicast {
 
     /// The next talking user in turn whose connection and whose partner's are open.
     fn next_sender(&mut self, net: &Net) -> Option<usize> {
-        for _ in 0..net.len() {
-            let index = self.next;
-            self.next = if index + 1 == net.len() { 0 } else { index + 1 };
-            if self.talks(net, index) && self.partner(index).is_some_and(|partner| net.is_open(partner)) {
-                return Some(index);
-            }
-            if !self.is_active(net.user(index)) {
-                // The talking users come first in every worker's share.
-                self.next = 0;
-            }
-        }
-        None
+        let Self { flow, by_shard, active, .. } = self;
+        flow.next_in_turn(net.users_below(*active), |index| {
+            net.is_open(index) && partner(by_shard.as_ref(), index).is_some_and(|partner| net.is_open(partner))
+        })
+    }
+}
+
+/// The index of a connection's partner.
+fn partner(by_shard: Option<&ByShard>, index: usize) -> Option<usize> {
+    match by_shard {
+        None => Some(index ^ 1),
+        Some(by_shard) => by_shard.partners.get(index).copied().flatten(),
     }
 }
 
@@ -157,18 +150,11 @@ impl Driver for Unicast {
 
     fn start(&mut self, net: &mut Net) {
         self.pair(net);
-        self.running = true;
-        let inflight = match self.load {
-            Load::Closed { inflight } => inflight,
-            Load::Open { per_second, phase } => {
-                self.pace = (per_second > 0.0).then(|| Pace::new(per_second, sys::now_ns(), phase));
-                return;
-            }
-        };
-        for index in 0..net.len() {
+        let at_once = self.flow.start();
+        for index in (0..net.users_below(self.active)).take_while(|_| at_once > 0) {
             if self.talks(net, index) {
                 let now_ns = sys::now_ns();
-                (0..inflight).for_each(|_| self.send(net, index, now_ns, now_ns));
+                (0..at_once).for_each(|_| self.send(net, index, now_ns, now_ns));
                 net.write(index);
             }
         }
@@ -183,28 +169,15 @@ impl Driver for Unicast {
             net.tally.corrupt += 1;
             return;
         }
-        match self.connections[index].received.note(stamp.sequence) {
-            Arrival::New => {}
-            Arrival::Late => net.tally.reordered += 1,
-            Arrival::Duplicate => {
-                net.tally.duplicated += 1;
-                return;
-            }
-        }
-        let age_ns = stamp.age_ns(now_ns);
-        match self.load {
-            Load::Open { .. } => net.received_paced(now_ns, age_ns, u64::from(stamp.lag_us) * 1_000, payload.len()),
-            Load::Closed { .. } => {
-                net.received(now_ns, age_ns, payload.len());
-                if self.running {
-                    self.send(net, index, now_ns, now_ns);
-                }
-            }
+        let arrival = self.connections[index].received.note(stamp.sequence);
+        let lag_ns = u64::from(stamp.lag_us) * 1_000;
+        if net.tally.counts(arrival) && self.flow.received(net, now_ns, stamp.age_ns(now_ns), lag_ns, payload.len()) {
+            self.send(net, index, now_ns, now_ns);
         }
     }
 
     fn turn(&mut self, net: &mut Net, now_ns: u64) {
-        while let Some(intended_ns) = self.pace.as_mut().and_then(|pace| pace.due(now_ns)) {
+        while let Some(intended_ns) = self.flow.due(now_ns) {
             if let Some(index) = self.next_sender(net) {
                 self.send(net, index, intended_ns, now_ns);
                 net.sent_paced(intended_ns, now_ns);
@@ -213,11 +186,10 @@ impl Driver for Unicast {
     }
 
     fn next_due_ns(&self) -> u64 {
-        self.pace.as_ref().map_or(u64::MAX, Pace::next_ns)
+        self.flow.next_due_ns()
     }
 
     fn stop(&mut self, _net: &mut Net) {
-        self.running = false;
-        self.pace = None;
+        self.flow.stop();
     }
 }

@@ -12,6 +12,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use tungstenite::protocol::CloseFrame;
 use tungstenite::{Message, WebSocket};
 
+use crate::http::forwarded::TrustedProxies;
 use crate::http::head::HeadLimits;
 use crate::hub::HubConfig;
 use crate::hub::heartbeat::Heartbeat;
@@ -19,7 +20,7 @@ use crate::ids::ShardId;
 use crate::listeners;
 use crate::metrics::{Cell, ShardMetrics};
 use crate::node::{Node, Stage, executor};
-use crate::shard::{MeshTicket, ShardConfig, ShardError, run};
+use crate::shard::{Audience, MeshTicket, ShardConfig, ShardError, run};
 use crate::ws;
 
 /// What never takes so long has hung.
@@ -68,7 +69,7 @@ impl Shards {
                     if let Some((beside, metrics)) = beside {
                         beside(metrics);
                     }
-                    let result = run(config, node, ticket, public, None, None).await;
+                    let result = run(config, node, ticket, vec![(public, Audience::Clients)], None).await;
                     // Nobody listens when the test has failed already.
                     let _ = report.send(result);
                 })
@@ -125,7 +126,7 @@ impl Drop for Shards {
     }
 }
 
-fn config(shards: u16) -> ShardConfig {
+pub(super) fn config(shards: u16) -> ShardConfig {
     ShardConfig {
         hub: HubConfig {
             shards,
@@ -139,6 +140,7 @@ fn config(shards: u16) -> ShardConfig {
         heartbeat: Heartbeat { ping_interval: HOUR, pong_timeout: HOUR },
         ws: ws::Limits { message_bytes_max: 64 << 10 },
         head: HeadLimits::default(),
+        trusted_proxies: TrustedProxies::default(),
         sockets_max: 256,
         slots_per_ring: 256,
         handshake_timeout: HOUR,
@@ -159,7 +161,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    fn over(stream: TcpStream, user: &str) -> Self {
+    pub(super) fn over(stream: TcpStream, user: &str) -> Self {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_write_timeout(Some(DEADLINE)).unwrap();

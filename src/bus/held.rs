@@ -1,0 +1,511 @@
+//! Users of this node in the directory.
+//!
+//! A user is entered when the first connection asks to open, and taken off when the last one is gone; one call of a
+//! user is under way at a time, each with a greater number. Before connections open, the oldest other holder is told
+//! (*join*), so that it passes on what comes for the user, and what this node itself has sent the user elsewhere has
+//! been handled or has come back.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::hub::bus::FromBus;
+use crate::hub::envelope::UserKey;
+use crate::time::Micros;
+
+use super::call::{Call, Incarnation, Location, Reply, Why};
+use super::routes::Route;
+use super::state::{Asked, Bus, Effects, Later, Purpose, REGISTER_WITHIN, RETRY_AFTER};
+use super::wire::{FORWARDED, Kind};
+
+/// The TTL of a user's entry is an hour; it is renewed three times in that time…
+const RENEW_WITHIN: Duration = Duration::from_secs(1200);
+/// …and more often beside foreign nodes, which overwrite and delete entries that are not theirs.
+const RENEW_WITHIN_BESIDE_FOREIGN: Duration = Duration::from_secs(30);
+/// Users in one renewal, and renewals under way.
+const RENEW_USERS_MAX: usize = 500;
+const RENEWALS_MAX: u32 = 4;
+/// Nodes that find Redis back do not all begin in the same moment.
+const RESTORE_JITTER_MAX_US: u64 = 300_000;
+
+/// A user whom this node holds, or is about to, or no longer.
+#[derive(Debug)]
+pub(super) struct Held {
+    stage: Stage,
+    /// The user has connections here, which may wait.
+    wanted: bool,
+    /// A call is under way.
+    busy: bool,
+    /// Which life of this node a call may have entered the user for; 0: none.
+    entered_as: Incarnation,
+    /// When connections that wait are answered 503.
+    deadline: Micros,
+    version: u64,
+    /// How many of `others` are older than this node's own entry.
+    older: u32,
+    /// The other holders, the oldest first.
+    others: Vec<(u32, Incarnation)>,
+    /// Messages whose copies wait until the holders are known again.
+    unforwarded: Option<Box<Vec<Unforwarded>>>,
+}
+
+#[derive(Debug)]
+struct Unforwarded {
+    frame: Bytes,
+    except: Option<u32>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// To be entered.
+    Registering,
+    /// Entered; the oldest holder has yet to know.
+    Joining,
+    /// Joined; what this node has sent the user elsewhere is still under way.
+    Settling,
+    /// Connections are open.
+    Open,
+    /// To be taken off.
+    Leaving,
+}
+
+impl Held {
+    fn new(deadline: Micros) -> Self {
+        Self {
+            stage: Stage::Registering,
+            wanted: true,
+            busy: false,
+            entered_as: 0,
+            deadline,
+            version: 0,
+            older: 0,
+            others: Vec::new(),
+            unforwarded: None,
+        }
+    }
+
+    /// Whether messages for the user belong here.
+    pub(super) fn is_here(&self) -> bool {
+        self.stage != Stage::Leaving && self.wanted
+    }
+
+    /// Whether connections are open.
+    pub(super) fn is_open(&self) -> bool {
+        self.stage == Stage::Open
+    }
+}
+
+/// How far the walk over all users is that renews their entries.
+#[derive(Debug, Default)]
+pub(super) struct Walk {
+    cursor: usize,
+    /// Renewals under way.
+    under_way: u32,
+    /// Set after a loss: from when on to go over all users as fast as Redis takes it.
+    restore_at: Option<Micros>,
+    stepped_at: Micros,
+}
+
+impl Bus {
+    pub(super) fn arrived(&mut self, user: UserKey, fx: &mut dyn Effects) {
+        self.later(REGISTER_WITHIN, Later::RegisterDeadline(user.clone()));
+        let deadline = self.now.after(REGISTER_WITHIN);
+        match self.held.get_mut(&user) {
+            Some(held) => {
+                held.wanted = true;
+                held.deadline = deadline;
+            }
+            None => {
+                self.held.insert(user.clone(), Held::new(deadline));
+            }
+        }
+        self.fence_route(&user);
+        self.step(&user, fx);
+    }
+
+    pub(super) fn left(&mut self, user: &UserKey, fx: &mut dyn Effects) {
+        if let Some(held) = self.held.get_mut(user) {
+            held.wanted = false;
+            held.stage = Stage::Leaving;
+            held.unforwarded = None;
+            self.step(user, fx);
+        }
+    }
+
+    /// The user should be open by now.
+    pub(super) fn register_deadline(&mut self, user: &UserKey, fx: &mut dyn Effects) {
+        let now = self.now;
+        let is_late = |held: &Held| held.wanted && held.stage != Stage::Open && held.deadline <= now;
+        if self.held.get(user).is_some_and(is_late) {
+            let home = self.home(user);
+            fx.push(home, FromBus::NotRegistered { user: user.clone() });
+            self.left(user, fx);
+        }
+    }
+
+    /// Makes the call that the user's stage asks for, unless one is under way.
+    pub(super) fn step(&mut self, user: &UserKey, fx: &mut dyn Effects) {
+        let op = self.next_number();
+        let incarnation = self.members.incarnation;
+        let can_call = self.connected && incarnation != 0;
+        let grace_ms = self.config.offline_grace_ms;
+        let Some(held) = self.held.get_mut(user).filter(|held| !held.busy) else { return };
+        match held.stage {
+            Stage::Leaving if held.entered_as == 0 && !held.wanted => {
+                self.held.remove(user);
+            }
+            Stage::Leaving if held.entered_as == 0 => {
+                held.stage = Stage::Registering;
+                self.step(user, fx);
+            }
+            _ if !can_call => {}
+            Stage::Leaving => {
+                held.busy = true;
+                let call = Call::Unregister { user: user.name.clone(), incarnation, op, grace_ms };
+                self.call(Purpose::Unregister(user.clone()), call, fx);
+            }
+            Stage::Registering => {
+                held.busy = true;
+                held.entered_as = incarnation;
+                self.enter(user, op, Purpose::Register(user.clone()), fx);
+            }
+            // This node was declared dead and has a new life: the user is online again.
+            Stage::Joining | Stage::Settling | Stage::Open if held.entered_as != incarnation => {
+                held.busy = true;
+                held.entered_as = incarnation;
+                self.enter(user, op, Purpose::Restored(user.clone()), fx);
+            }
+            Stage::Joining | Stage::Settling | Stage::Open => {}
+        }
+    }
+
+    fn enter(&mut self, user: &UserKey, op: u64, purpose: Purpose, fx: &mut dyn Effects) {
+        let incarnation = self.members.incarnation;
+        let call = Call::Register { user: user.name.clone(), incarnation, op, why: Why::Arrival };
+        self.call(purpose, call, fx);
+    }
+
+    pub(super) fn registered(&mut self, user: &UserKey, reply: Reply, fx: &mut dyn Effects) {
+        let Some(held) = self.held.get_mut(user) else { return };
+        held.busy = false;
+        match reply {
+            Reply::Registered { version, others }
+                if held.stage == Stage::Registering && held.entered_as == self.members.incarnation =>
+            {
+                held.version = version;
+                held.stage = Stage::Joining;
+                let location = Location { version, holders: others, foreign: None };
+                self.learn_holders(user, &location, fx);
+                self.join_or_open(user, fx);
+            }
+            Reply::Registered { .. } => self.step(user, fx),
+            _ => self.later(RETRY_AFTER, Later::Step(user.clone())),
+        }
+    }
+
+    /// Tells the oldest holder that can be reached, or goes on when there is none.
+    pub(super) fn join_or_open(&mut self, user: &UserKey, fx: &mut dyn Effects) {
+        let Some(held) = self.held.get(user).filter(|held| held.stage == Stage::Joining) else { return };
+        let oldest = held.others.iter().take(held.older as usize).find(|&&other| self.takes_messages(other));
+        match oldest {
+            Some(&(peer, _)) => self.ask_peer(peer, Kind::Join, user, Asked::Join(user.clone())),
+            None => {
+                // One that is cut off learns of it when it is back.
+                let cut_off: Vec<u32> = held.others.iter().map(|&(peer, _)| peer).collect();
+                for peer in cut_off {
+                    self.ask_peer(peer, Kind::Join, user, Asked::Join(user.clone()));
+                }
+                self.joined(user, fx);
+            }
+        }
+    }
+
+    /// The oldest holder passes on what comes for the user.
+    pub(super) fn joined(&mut self, user: &UserKey, fx: &mut dyn Effects) {
+        if let Some(held) = self.held.get_mut(user)
+            && held.stage == Stage::Joining
+        {
+            held.stage = Stage::Settling;
+            self.open_if_ready(user, fx);
+        }
+    }
+
+    /// The oldest holder does not hold the user any more: who does?
+    pub(super) fn not_joined(&mut self, user: &UserKey, fx: &mut dyn Effects) {
+        if self.held.get(user).is_some_and(|held| held.stage == Stage::Joining) {
+            let call = Call::Locate { user: user.name.clone() };
+            self.call(Purpose::Rejoin(user.clone()), call, fx);
+        }
+    }
+
+    pub(super) fn rejoin(&mut self, user: &UserKey, reply: Reply, fx: &mut dyn Effects) {
+        if let Reply::Located(location) = reply {
+            self.learn_holders(user, &location, fx);
+            self.join_or_open(user, fx);
+        }
+        // Else the deadline decides.
+    }
+
+    /// Opens the user's connections, once nothing of this node's own is under way to another place of the user.
+    pub(super) fn open_if_ready(&mut self, user: &UserKey, fx: &mut dyn Effects) {
+        let Some(held) = self.held.get_mut(user).filter(|held| held.stage == Stage::Settling && held.wanted) else {
+            return;
+        };
+        if self.routes.get(user).is_some_and(Route::is_unsettled) {
+            return;
+        }
+        held.stage = Stage::Open;
+        let elsewhere = !held.others.is_empty();
+        let home = self.home(user);
+        fx.push(home, FromBus::Registered { user: user.clone(), elsewhere });
+    }
+
+    pub(super) fn unregistered(&mut self, user: UserKey, reply: Reply, fx: &mut dyn Effects) {
+        let Some(held) = self.held.get_mut(&user) else { return };
+        held.busy = false;
+        if reply == Reply::Failed {
+            return self.later(RETRY_AFTER, Later::Step(user));
+        }
+        if self.config.offline_grace_ms > 0 && reply == Reply::Unregistered {
+            let grace = Duration::from_millis(self.config.offline_grace_ms);
+            self.later(grace, Later::EndGrace(user.clone()));
+        }
+        let Some(held) = self.held.get_mut(&user) else { return };
+        if held.wanted {
+            *held = Held::new(held.deadline);
+            self.step(&user, fx);
+        } else {
+            self.held.remove(&user);
+        }
+    }
+
+    /// Takes in who else holds the user. `location` may name this node itself, at its place among the others.
+    pub(super) fn learn_holders(&mut self, user: &UserKey, location: &Location, fx: &mut dyn Effects) {
+        let own = self.config.node_id.clone();
+        let own_place = location.holders.iter().position(|holder| holder.node == own);
+        let mut others = Vec::new();
+        let mut older = 0;
+        for (place, holder) in location.holders.iter().enumerate() {
+            if holder.node == own || !self.is_alive(holder) {
+                continue;
+            }
+            let peer = self.peer(&holder.node);
+            self.met(peer, holder.incarnation, fx);
+            others.push((peer, holder.incarnation));
+            older += u32::from(own_place.is_none_or(|own_place| place < own_place));
+        }
+        let Some(held) = self.held.get_mut(user) else { return };
+        let was_elsewhere = !held.others.is_empty();
+        held.version = held.version.max(location.version);
+        held.others = others;
+        held.older = older;
+        self.tell_elsewhere(user, was_elsewhere, fx);
+    }
+
+    /// A peer has begun to hold the user too; whether this node does, so that it passes on what comes.
+    pub(super) fn joined_by(&mut self, user: &UserKey, peer: u32, fx: &mut dyn Effects) -> bool {
+        let life = self.peers[peer as usize].life;
+        let Some(held) = self.held.get_mut(user).filter(|held| held.is_here()) else { return false };
+        let was_elsewhere = !held.others.is_empty();
+        if !held.others.contains(&(peer, life)) {
+            held.others.push((peer, life));
+        }
+        self.tell_elsewhere(user, was_elsewhere, fx);
+        true
+    }
+
+    /// A peer has ceased to hold the user.
+    pub(super) fn forget_holder(&mut self, user: &UserKey, peer: u32, fx: &mut dyn Effects) {
+        let Some(held) = self.held.get_mut(user) else { return };
+        let was_elsewhere = !held.others.is_empty();
+        let older = held.older as usize;
+        let gone_of_older = held.others.iter().take(older).filter(|(other, _)| *other == peer).count();
+        held.older -= gone_of_older as u32;
+        held.others.retain(|(other, _)| *other != peer);
+        self.tell_elsewhere(user, was_elsewhere, fx);
+    }
+
+    fn tell_elsewhere(&mut self, user: &UserKey, was_elsewhere: bool, fx: &mut dyn Effects) {
+        let Some(held) = self.held.get(user).filter(|held| held.is_open()) else { return };
+        let elsewhere = !held.others.is_empty();
+        if elsewhere != was_elsewhere {
+            let home = self.home(user);
+            fx.push(home, FromBus::Elsewhere { user: user.clone(), elsewhere });
+        }
+    }
+
+    /// Whether this node is the oldest holder that can be reached.
+    pub(super) fn acts_as_primary(&self, user: &UserKey) -> bool {
+        self.held.get(user).is_some_and(|held| {
+            held.is_here() && !held.others.iter().take(held.older as usize).any(|&other| self.takes_messages(other))
+        })
+    }
+
+    fn takes_messages(&self, (peer, life): (u32, Incarnation)) -> bool {
+        let peer = &self.peers[peer as usize];
+        peer.life == life && peer.dead < life && !peer.is_unreachable
+    }
+
+    /// Passes copies on to the other holders, but not to the one it came from, which has delivered it; how many.
+    pub(super) fn forward(&mut self, user: &UserKey, except: Option<u32>, frame: &Bytes) -> usize {
+        let Some(held) = self.held.get_mut(user) else { return 0 };
+        if let Some(unforwarded) = &mut held.unforwarded {
+            unforwarded.push(Unforwarded { frame: frame.clone(), except });
+            return 1;
+        }
+        let mut copies = 0;
+        for &(peer, life) in &held.others {
+            let other = &mut self.peers[peer as usize];
+            if Some(peer) != except && other.life == life && other.dead < life {
+                other.link.push(Kind::Unicast, FORWARDED, &user.name, 0, frame);
+                self.counters.unicasts_out += 1;
+                copies += 1;
+            }
+        }
+        copies
+    }
+
+    /// A sender knows of a later version of the user's holders than this node: copies wait until it has read them too.
+    pub(super) fn refresh_if_older(&mut self, user: &UserKey, version: u64, fx: &mut dyn Effects) {
+        let Some(held) = self.held.get_mut(user) else { return };
+        if held.version >= version || held.unforwarded.is_some() || !held.is_open() {
+            return;
+        }
+        held.unforwarded = Some(Box::default());
+        let call = Call::Locate { user: user.name.clone() };
+        self.call(Purpose::Refresh(user.clone()), call, fx);
+    }
+
+    pub(super) fn refreshed(&mut self, user: &UserKey, reply: Reply, fx: &mut dyn Effects) {
+        if let Reply::Located(location) = reply {
+            self.learn_holders(user, &location, fx);
+        }
+        let Some(waiting) = self.held.get_mut(user).and_then(|held| held.unforwarded.take()) else { return };
+        for Unforwarded { frame, except } in *waiting {
+            self.forward(user, except, &frame);
+        }
+    }
+
+    /// A foreign node has touched the user's entry.
+    pub(super) fn put_back(&mut self, user: &UserKey, fx: &mut dyn Effects) {
+        if self.can_renew(user) {
+            self.renew(vec![user.clone()], fx);
+        }
+    }
+
+    fn can_renew(&self, user: &UserKey) -> bool {
+        let is_still = |held: &Held| matches!(held.stage, Stage::Open | Stage::Settling | Stage::Joining) && !held.busy;
+        self.connected && self.held.get(user).is_some_and(is_still)
+    }
+
+    fn renew(&mut self, users: Vec<UserKey>, fx: &mut dyn Effects) {
+        let mut renewed = Vec::with_capacity(users.len());
+        for user in &users {
+            let op = self.next_number();
+            if let Some(held) = self.held.get_mut(user) {
+                held.busy = true;
+                renewed.push((user.name.clone(), op));
+            }
+        }
+        self.members.walk.under_way += 1;
+        let call = Call::Renew { incarnation: self.members.incarnation, users: renewed };
+        self.call(Purpose::Renew(users), call, fx);
+    }
+
+    pub(super) fn renewed(&mut self, users: &[UserKey], reply: &Reply, fx: &mut dyn Effects) {
+        self.members.walk.under_way -= 1;
+        if let &Reply::Renewed { restored } = reply {
+            self.counters.restored += restored;
+        }
+        for user in users {
+            if let Some(held) = self.held.get_mut(user) {
+                held.busy = false;
+                self.step(user, fx);
+            }
+        }
+    }
+
+    /// Redis can be reached again, and may have lost what was written: everything is gone over.
+    pub(super) fn restore_held(&mut self, fx: &mut dyn Effects) {
+        let jitter = self.config.hasher.hash_one(&self.config.node_id) % RESTORE_JITTER_MAX_US;
+        self.members.walk.cursor = 0;
+        self.members.walk.restore_at = Some(self.now.after(Duration::from_micros(jitter)));
+        let waiting: Vec<UserKey> = self
+            .held
+            .iter()
+            .filter(|(_, held)| matches!(held.stage, Stage::Registering | Stage::Leaving))
+            .map(|(user, _)| user.clone())
+            .collect();
+        for user in waiting {
+            self.step(&user, fx);
+        }
+    }
+
+    /// This node has a new life: its users are entered again.
+    pub(super) fn register_held_anew(&mut self, fx: &mut dyn Effects) {
+        let users: Vec<UserKey> = self.held.iter().map(|(user, _)| user.clone()).collect();
+        for user in users {
+            self.step(&user, fx);
+        }
+    }
+
+    pub(super) fn restored(&mut self, user: &UserKey, reply: Reply, fx: &mut dyn Effects) {
+        let Some(held) = self.held.get_mut(user) else { return };
+        held.busy = false;
+        if reply == Reply::Failed {
+            held.entered_as = 0;
+            return self.later(RETRY_AFTER, Later::Step(user.clone()));
+        }
+        if let Reply::Registered { version, others } = reply {
+            self.counters.restored += 1;
+            let location = Location { version, holders: others, foreign: None };
+            self.learn_holders(user, &location, fx);
+        }
+        self.step(user, fx);
+    }
+
+    /// Renews the next users' entries, when their time has come.
+    pub(super) fn walk_held(&mut self, fx: &mut dyn Effects) {
+        if !self.connected || self.members.incarnation == 0 {
+            return;
+        }
+        let slots = self.held.slots();
+        let count = match self.members.walk.restore_at {
+            Some(at) if self.now < at => return,
+            Some(_) if self.members.walk.cursor >= slots => {
+                self.members.walk.restore_at = None;
+                self.members.walk.cursor = 0;
+                return;
+            }
+            Some(_) => RENEW_USERS_MAX,
+            None => {
+                let within = if self.foreign.is_empty() { RENEW_WITHIN } else { RENEW_WITHIN_BESIDE_FOREIGN };
+                let since = self.now.since(self.members.walk.stepped_at);
+                (slots as f64 * since.as_secs_f64() / within.as_secs_f64()) as usize
+            }
+        };
+        let is_restoring = self.members.walk.restore_at.is_some();
+        let mut left = count;
+        while left > 0 && self.members.walk.under_way < RENEWALS_MAX {
+            let begin = self.members.walk.cursor;
+            let end = slots.min(begin + left.min(RENEW_USERS_MAX));
+            let users: Vec<UserKey> =
+                (begin..end).filter_map(|slot| self.held.at(slot)).map(|(user, _)| user.clone()).collect();
+            let users: Vec<UserKey> = users.into_iter().filter(|user| self.can_renew(user)).collect();
+            self.members.walk.stepped_at = self.now;
+            self.members.walk.cursor = end;
+            if !users.is_empty() {
+                self.renew(users, fx);
+            }
+            if end >= slots {
+                if !is_restoring {
+                    self.members.walk.cursor = 0;
+                }
+                break;
+            }
+            if !is_restoring {
+                left -= (end - begin).min(left);
+            }
+        }
+    }
+}

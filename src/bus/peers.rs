@@ -1,0 +1,266 @@
+//! Other nodes of our kind, and the links to them.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use crate::hub::bus::FromBus;
+use crate::hub::envelope::UserKey;
+use crate::time::Micros;
+
+use super::call::{Call, Incarnation, NodeId, Reply};
+use super::contract;
+use super::link::Link;
+use super::state::{Asked, Bus, Effects, Parcel, PendingAnswer, Purpose};
+use super::wire::{self, FORWARDED, Item, Kind};
+
+/// Another node of our kind.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) node: NodeId,
+    /// Its life, as far as is known; 0: not at all.
+    pub(super) life: Incarnation,
+    /// That life and all before it are over.
+    pub(super) dead: Incarnation,
+    /// It takes broadcasts.
+    pub(super) is_live: bool,
+    /// Nobody listened on its channel when we published there last: its process is gone, or cut off from Redis.
+    pub(super) is_unreachable: bool,
+    pub(super) link: Link,
+    /// What has come and waits for room in a shard.
+    pub(super) inbound: VecDeque<(Bytes, u32)>,
+    /// The first item of it.
+    pub(super) waiting: Option<Item>,
+    pub(super) inbound_bytes: usize,
+    /// Looks, one after the other, that saw no lease; when the last one was.
+    pub(super) looks_without_lease: u32,
+    pub(super) missed_at: Micros,
+    /// Looks, one after the other, that did not see it at all.
+    pub(super) looks_without_it: u32,
+    /// The number of our hello, while we wait for its acknowledgement.
+    pub(super) hello: Option<u64>,
+}
+
+impl Bus {
+    /// The place of a node in the list of peers.
+    pub(super) fn peer(&mut self, node: &NodeId) -> u32 {
+        if let Some(&known) = self.peer_index.get(node) {
+            return known;
+        }
+        let at = self.peers.len() as u32;
+        self.peers.push(Peer {
+            node: node.clone(),
+            life: 0,
+            dead: 0,
+            is_live: false,
+            is_unreachable: false,
+            link: Link::new(self.config.node_id.clone(), self.members.incarnation, 0),
+            inbound: VecDeque::new(),
+            waiting: None,
+            inbound_bytes: 0,
+            looks_without_lease: 0,
+            missed_at: Micros::default(),
+            looks_without_it: 0,
+            hello: None,
+        });
+        self.peer_index.insert(node.clone(), at);
+        at
+    }
+
+    /// A life of a peer has been seen; a later one than before ends that.
+    pub(super) fn met(&mut self, at: u32, life: Incarnation, fx: &mut dyn Effects) {
+        let peer = &self.peers[at as usize];
+        if life <= peer.dead || life < peer.life || (life == peer.life && peer.is_live) {
+            return;
+        }
+        if life > peer.life {
+            self.end_life(at, life, fx);
+        }
+        let peer = &mut self.peers[at as usize];
+        peer.is_live = true;
+        peer.is_unreachable = false;
+        peer.looks_without_lease = 0;
+        peer.looks_without_it = 0;
+    }
+
+    /// A life of a peer is over.
+    pub(super) fn died(&mut self, at: u32, life: Incarnation, fx: &mut dyn Effects) {
+        let peer = &mut self.peers[at as usize];
+        if life < peer.life {
+            return;
+        }
+        peer.dead = peer.dead.max(life);
+        peer.is_live = false;
+        self.end_life(at, life, fx);
+    }
+
+    /// Begins a link to another life of a peer. What the one before it has not acknowledged finds another way.
+    fn end_life(&mut self, at: u32, life: Incarnation, fx: &mut dyn Effects) {
+        let fresh = Link::new(self.config.node_id.clone(), self.members.incarnation, life);
+        let peer = &mut self.peers[at as usize];
+        let before = peer.life;
+        let old = std::mem::replace(&mut peer.link, fresh);
+        peer.life = life;
+        peer.inbound.clear();
+        peer.inbound_bytes = 0;
+        peer.waiting = None;
+        peer.hello = None;
+        self.bouncing.retain(|(peer, _)| *peer != at);
+        self.answers.retain(|_, answer| answer.peer != at);
+        let mut users: Vec<UserKey> = Vec::new();
+        for (seq, item) in old.into_unacked() {
+            self.find_another_way(at, seq, item, &mut users, fx);
+        }
+        // Fences and joins that this life will not answer.
+        let unanswered: Vec<u64> =
+            self.asked.iter().filter(|(_, (peer, _, _))| *peer == at).map(|(&number, _)| number).collect();
+        for number in unanswered {
+            match self.asked.remove(&number) {
+                Some((_, _, Asked::Fence(user))) => users.push(user),
+                Some((_, _, Asked::Join(user))) => self.join_or_open(&user, fx),
+                None => {}
+            }
+        }
+        for user in users {
+            self.fence_passed(&user, at, before, fx);
+        }
+    }
+
+    fn find_another_way(&mut self, at: u32, seq: u64, item: Item, users: &mut Vec<UserKey>, fx: &mut dyn Effects) {
+        let Item { kind, flags, user, frame, .. } = item;
+        match kind {
+            Some(Kind::Unicast) if flags & FORWARDED == 0 => {
+                self.counters.rerouted += 1;
+                let user = self.key(&user);
+                self.hold_for_fence(&user, at, seq, Parcel { frame, flags });
+                users.push(user);
+            }
+            // The peer's client sent it, and the peer is gone: the message follows its user all the same.
+            Some(Kind::Bounce) if flags & FORWARDED == 0 => {
+                let user = self.key(&user);
+                self.route(user, Parcel { frame, flags: 0 }, fx);
+            }
+            Some(Kind::Broadcast) if self.peers[at as usize].is_live => {
+                self.peers[at as usize].link.push(Kind::Broadcast, 0, "", 0, &frame);
+            }
+            _ => {}
+        }
+    }
+
+    /// Our own life is another one: every link begins anew, and what was not acknowledged goes over it again.
+    pub(super) fn begin_links_anew(&mut self) {
+        for peer in &mut self.peers {
+            let fresh = Link::new(self.config.node_id.clone(), self.members.incarnation, peer.life);
+            let old = std::mem::replace(&mut peer.link, fresh);
+            for (_, item) in old.into_unacked() {
+                if let Some(kind) = item.kind {
+                    peer.link.push(kind, item.flags, &item.user, item.number, &item.frame);
+                }
+            }
+            peer.inbound.clear();
+            peer.inbound_bytes = 0;
+            peer.waiting = None;
+        }
+    }
+
+    /// A message of one of our clients for all users.
+    pub(super) fn broadcast_out(&mut self, frame: &Bytes, fx: &mut dyn Effects) {
+        for peer in self.peers.iter_mut().filter(|peer| peer.is_live) {
+            peer.link.push(Kind::Broadcast, 0, "", 0, frame);
+            self.counters.broadcasts_out += 1;
+        }
+        if !self.foreign.is_empty()
+            && let Some(json) = contract::write_order(None, frame)
+        {
+            for node in self.foreign.clone() {
+                self.counters.contract_out += 1;
+                self.call(Purpose::PublishContract, Call::PublishContract { node, json: json.clone() }, fx);
+            }
+        }
+    }
+
+    /// Publishes what has gathered.
+    pub(super) fn publish(&mut self, fx: &mut dyn Effects) {
+        if !self.connected || self.members.incarnation == 0 {
+            return;
+        }
+        for at in 0..self.peers.len() {
+            loop {
+                let peer = &mut self.peers[at];
+                let Some(envelope) = peer.link.poll(self.now) else { break };
+                match wire::count(&self.config.node_id, &envelope) {
+                    0 => {}
+                    items => self.batches.push(items),
+                }
+                let call = Call::PublishLink { node: peer.node.clone(), envelope };
+                self.call(Purpose::PublishLink(at as u32), call, fx);
+            }
+            self.counters.resent += self.peers[at].link.take_resent();
+        }
+    }
+
+    pub(super) fn published(&mut self, at: u32, reply: &Reply) {
+        let peer = &mut self.peers[at as usize];
+        peer.link.published();
+        if let &Reply::Published { receivers } = reply {
+            peer.is_unreachable = receivers == 0;
+        }
+    }
+
+    /// Says what peers wait for, once it is true.
+    pub(super) fn answer_peers(&mut self) {
+        if self.answers.is_empty() {
+            return;
+        }
+        let peers = &self.peers;
+        let is_handled = |answer: &PendingAnswer| {
+            answer.shard_done
+                && answer.waits.iter().all(|&(peer, life, seq)| {
+                    let peer = &peers[peer as usize];
+                    peer.life != life || peer.is_unreachable || peer.link.is_acked(seq)
+                })
+        };
+        let mut done: Vec<u64> =
+            self.answers.iter().filter(|(_, answer)| is_handled(answer)).map(|(&number, _)| number).collect();
+        done.sort_unstable();
+        for number in done {
+            let Some(answer) = self.answers.remove(&number) else { continue };
+            let peer = &mut self.peers[answer.peer as usize];
+            if peer.life == answer.life {
+                peer.link.push(answer.kind, 0, "", answer.number, b"");
+            }
+        }
+    }
+
+    /// Answers a peer once the user's home has handled everything before, and copies have reached the other holders.
+    pub(super) fn answer_after_all_before(
+        &mut self,
+        at: u32,
+        user: &UserKey,
+        kind: Kind,
+        number: u64,
+        fx: &mut dyn Effects,
+    ) {
+        let waits = self
+            .peers
+            .iter()
+            .enumerate()
+            .filter(|(other, peer)| *other as u32 != at && peer.is_live && peer.link.unacked_bytes() > 0)
+            .map(|(other, peer)| (other as u32, peer.life, peer.link.last_seq()))
+            .collect();
+        let fence = self.next_number();
+        let life = self.peers[at as usize].life;
+        let answer = PendingAnswer { peer: at, life, kind, user: user.name.clone(), number, shard_done: false, waits };
+        self.answers.insert(fence, answer);
+        let home = self.home(user);
+        fx.push(home, FromBus::Fence { fence });
+    }
+
+    /// Asks a peer something that it answers in its own time.
+    pub(super) fn ask_peer(&mut self, at: u32, kind: Kind, user: &UserKey, asked: Asked) {
+        let number = self.next_number();
+        let peer = &mut self.peers[at as usize];
+        peer.link.push(kind, 0, &user.name, number, b"");
+        self.asked.insert(number, (at, peer.life, asked));
+    }
+}

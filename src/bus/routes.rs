@@ -1,0 +1,428 @@
+//! Routes: where users are whom this node does not hold, or not alone.
+//!
+//! A route leads to the user's primary, the oldest holder that can be reached; it passes copies on to the others. What
+//! a node sends to a user takes one way at a time. When that node answers that it no longer holds the user, further
+//! messages wait, a *fence* is sent after those that are under way, and only when all of them have been handled or have
+//! come back is the directory read again, and everything goes on in its order.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::hub::bus::{FromBus, Via};
+use crate::hub::envelope::UserKey;
+use crate::ids::ConnRef;
+use crate::time::Micros;
+
+use super::call::{Call, Holder, Incarnation, Location, NodeId, Reply};
+use super::contract;
+use super::state::{Asked, Bus, Effects, Later, Parcel, Purpose, RETRY_AFTER};
+use super::wire::{FORWARDED, Item, Kind, SENDER_HOLDS};
+
+/// How long what is known of a user of a foreign node is believed: such a node does not say when the user has left.
+const FOREIGN_FOR: Duration = Duration::from_secs(1);
+/// How long the directory is given when it names a node that has just said the user is not there…
+const PATIENCE: Duration = Duration::from_millis(10);
+/// …and how often, before the user counts as offline.
+const ATTEMPTS_MAX: u32 = 300;
+/// Routes that are kept; beyond that the ones met first on a walk make room.
+const ROUTES_MAX: usize = 1_000_000;
+/// Bytes that a parcel counts for beside its frame.
+const PARCEL_BYTES: usize = 64;
+
+/// [`Via::link`] of a message that came from no link: from this node's own routes.
+const VIA_SELF: u32 = u32::MAX;
+/// Marks in [`Via::link`], beside the peer's place: the message is a copy that another holder passed on…
+pub(super) const VIA_FORWARDED: u32 = 1 << 31;
+/// …or copies of it were passed on to other holders.
+pub(super) const VIA_SHARED: u32 = 1 << 30;
+
+/// The way to a user.
+#[derive(Debug)]
+pub(super) struct Route {
+    pub(super) state: RouteState,
+    /// How often the directory has named a node that did not hold the user.
+    attempts: u32,
+    /// That node.
+    avoid: Option<Holder>,
+}
+
+#[derive(Debug)]
+pub(super) enum RouteState {
+    /// The directory is being asked.
+    Locating(Vec<Parcel>),
+    /// The directory will be asked again in a moment.
+    Waiting(Vec<Parcel>),
+    /// To a node of our kind.
+    Settled { peer: u32, life: Incarnation, version: u64 },
+    /// To a foreign node.
+    Foreign { node: NodeId, until: Micros },
+    /// The node does not hold the user any more: what was under way comes back, what is new waits.
+    Fencing { peer: u32, returned: Vec<(u64, Parcel)>, queue: Vec<Parcel> },
+}
+
+impl Route {
+    fn new(state: RouteState) -> Self {
+        Self { state, attempts: 0, avoid: None }
+    }
+
+    /// Whether messages wait here.
+    pub(super) fn is_unsettled(&self) -> bool {
+        matches!(self.state, RouteState::Locating(_) | RouteState::Waiting(_) | RouteState::Fencing { .. })
+    }
+}
+
+impl Bus {
+    /// A message of one of our clients.
+    pub(super) fn unicast_out(
+        &mut self,
+        target: UserKey,
+        frame: Bytes,
+        sender: ConnRef,
+        delivered_here: bool,
+        fx: &mut dyn Effects,
+    ) {
+        if self.has_no_room_for(&target) {
+            return self.refuse(sender, fx);
+        }
+        let parcel = Parcel { frame, flags: if delivered_here { SENDER_HOLDS } else { 0 } };
+        self.send(target, parcel, fx);
+    }
+
+    /// Whether what is kept for the user's node, or for users whose place is not known, has reached its bound.
+    fn has_no_room_for(&self, user: &UserKey) -> bool {
+        let bytes_max = self.config.link_bytes_max;
+        match self.routes.get(user).map(|route| &route.state) {
+            Some(RouteState::Settled { peer, .. }) => self.peers[*peer as usize].link.unacked_bytes() >= bytes_max,
+            Some(RouteState::Foreign { .. }) => false,
+            _ => self.waiting_bytes >= bytes_max,
+        }
+    }
+
+    /// A message on the contract's channel.
+    pub(super) fn contract_unicast(&mut self, user: UserKey, frame: Bytes, fx: &mut dyn Effects) {
+        let home = self.home(&user);
+        if self.held.get(&user).is_some_and(|held| held.is_here()) {
+            if !fx.has_room(home) {
+                self.counters.lost += 1;
+                return;
+            }
+            return self.deliver_and_forward(user, Parcel { frame, flags: 0 }, fx);
+        }
+        if self.waiting_bytes >= self.config.link_bytes_max {
+            self.counters.lost += 1;
+            return;
+        }
+        self.route(user, Parcel { frame, flags: 0 }, fx);
+    }
+
+    /// Sends a message of this node: as a holder of the user, or by the user's route.
+    fn send(&mut self, user: UserKey, parcel: Parcel, fx: &mut dyn Effects) {
+        if parcel.flags & SENDER_HOLDS != 0
+            && self.acts_as_primary(&user)
+            && !self.routes.get(&user).is_some_and(Route::is_unsettled)
+        {
+            self.forward(&user, None, &parcel.frame);
+            return;
+        }
+        self.route(user, parcel, fx);
+    }
+
+    /// To the connections of this node, and to the other holders.
+    fn deliver_and_forward(&mut self, user: UserKey, parcel: Parcel, fx: &mut dyn Effects) {
+        let copies = self.forward(&user, None, &parcel.frame);
+        if parcel.flags & SENDER_HOLDS == 0 {
+            let seq = self.next_number();
+            let link = if copies > 0 { VIA_SELF & !VIA_FORWARDED } else { VIA_SELF & !VIA_FORWARDED & !VIA_SHARED };
+            self.deliver(user, parcel.frame, Via { link, seq }, fx);
+        }
+    }
+
+    /// To the connections of this node.
+    pub(super) fn deliver(&mut self, user: UserKey, frame: Bytes, via: Via, fx: &mut dyn Effects) {
+        let Some(held) = self.held.get(&user) else { return };
+        let early = !held.is_open();
+        let home = self.home(&user);
+        fx.push(home, FromBus::Unicast { target: user, frame, via, early });
+    }
+
+    /// Takes a message on its user's route.
+    pub(super) fn route(&mut self, user: UserKey, parcel: Parcel, fx: &mut dyn Effects) {
+        let Some(route) = self.routes.get_mut(&user) else {
+            self.counters.cache_misses += 1;
+            self.make_room_for_a_route();
+            self.waiting_bytes += weight(&parcel);
+            self.routes.insert(user.clone(), Route::new(RouteState::Locating(vec![parcel])));
+            return self.locate(user, fx);
+        };
+        match &mut route.state {
+            RouteState::Settled { peer, life, version } => {
+                let (at, life, version) = (*peer, *life, *version);
+                let peer = &mut self.peers[at as usize];
+                if peer.life == life && peer.dead < life {
+                    self.counters.cache_hits += 1;
+                    self.counters.unicasts_out += 1;
+                    peer.link.push(Kind::Unicast, parcel.flags, &user.name, version, &parcel.frame);
+                    return;
+                }
+            }
+            RouteState::Foreign { node, until } => {
+                if self.now < *until {
+                    self.counters.cache_hits += 1;
+                    let node = node.clone();
+                    return self.publish_foreign(node, &user, &parcel, fx);
+                }
+            }
+            RouteState::Locating(queue) | RouteState::Waiting(queue) | RouteState::Fencing { queue, .. } => {
+                self.waiting_bytes += weight(&parcel);
+                queue.push(parcel);
+                return;
+            }
+        }
+        self.counters.cache_misses += 1;
+        self.waiting_bytes += weight(&parcel);
+        route.state = RouteState::Locating(vec![parcel]);
+        self.locate(user, fx);
+    }
+
+    fn make_room_for_a_route(&mut self) {
+        if self.routes.len() < ROUTES_MAX {
+            return;
+        }
+        // Which ones go does not matter much: who writes to them again asks again.
+        let slots = self.routes.slots();
+        let start = self.next_number() as usize % slots;
+        let old: Vec<UserKey> = (0..64)
+            .filter_map(|step| self.routes.at((start + step) % slots))
+            .filter(|(_, route)| !route.is_unsettled())
+            .map(|(user, _)| user.clone())
+            .collect();
+        for user in old {
+            self.routes.remove(&user);
+        }
+    }
+
+    fn locate(&mut self, user: UserKey, fx: &mut dyn Effects) {
+        let call = Call::Locate { user: user.name.clone() };
+        self.call(Purpose::Route(user), call, fx);
+    }
+
+    pub(super) fn locate_again(&mut self, user: &UserKey, fx: &mut dyn Effects) {
+        if let Some(route) = self.routes.get_mut(user)
+            && let RouteState::Waiting(queue) = &mut route.state
+        {
+            route.state = RouteState::Locating(std::mem::take(queue));
+            self.locate(user.clone(), fx);
+        }
+    }
+
+    /// The directory has said where a user is.
+    pub(super) fn located(&mut self, user: &UserKey, reply: Reply, fx: &mut dyn Effects) {
+        let Some(route) = self.routes.get_mut(user) else { return };
+        let RouteState::Locating(queue) = &mut route.state else { return };
+        let queue = std::mem::take(queue);
+        let Reply::Located(location) = reply else {
+            route.state = RouteState::Waiting(queue);
+            return self.later(RETRY_AFTER, Later::Locate(user.clone()));
+        };
+        let is_here = self.held.get(user).is_some_and(|held| held.is_here());
+        let chosen = self.choose(&location, is_here);
+        let Some(route) = self.routes.get_mut(user) else { return };
+        let names_one_that_does_not_hold = match &chosen {
+            Some(holder) if holder.node == self.config.node_id => !is_here,
+            Some(holder) => route.avoid.as_ref() == Some(holder),
+            None => false,
+        };
+        if names_one_that_does_not_hold && route.attempts < ATTEMPTS_MAX {
+            route.attempts += 1;
+            route.state = RouteState::Waiting(queue);
+            return self.later(PATIENCE, Later::Locate(user.clone()));
+        }
+        self.waiting_bytes -= queue.iter().map(weight).sum::<usize>();
+        match chosen {
+            Some(holder) if holder.node == self.config.node_id => {
+                self.routes.remove(user);
+                if is_here {
+                    self.learn_holders(user, &location, fx);
+                    queue.into_iter().for_each(|parcel| self.deliver_and_forward(user.clone(), parcel, fx));
+                    self.open_if_ready(user, fx);
+                } else {
+                    self.count_offline(&queue);
+                }
+            }
+            Some(holder) => self.settle(user, &holder, location.version, queue, fx),
+            None => match location.foreign {
+                Some(node) if self.foreign.contains(&node) => {
+                    let until = self.now.after(FOREIGN_FOR);
+                    queue.iter().for_each(|parcel| self.publish_foreign(node.clone(), user, parcel, fx));
+                    self.routes.insert(user.clone(), Route::new(RouteState::Foreign { node, until }));
+                }
+                _ => {
+                    // Absence is not remembered: the user may come at any moment.
+                    self.routes.remove(user);
+                    self.count_offline(&queue);
+                    self.open_if_ready(user, fx);
+                }
+            },
+        }
+    }
+
+    /// Which of the holders decides: the oldest that can be reached; without one, the oldest that is not known to be
+    /// dead, for it may come back.
+    fn choose(&self, location: &Location, is_here: bool) -> Option<Holder> {
+        let alive: Vec<&Holder> = location.holders.iter().filter(|holder| self.is_alive(holder)).collect();
+        let reachable = alive.iter().find(|holder| self.is_reachable(holder));
+        match reachable.or(alive.first()) {
+            Some(&holder) => Some(holder.clone()),
+            // The user is just about to be registered here.
+            None => {
+                is_here.then(|| Holder { node: self.config.node_id.clone(), incarnation: self.members.incarnation })
+            }
+        }
+    }
+
+    fn is_reachable(&self, holder: &Holder) -> bool {
+        self.peer_index.get(&holder.node).is_none_or(|&peer| !self.peers[peer as usize].is_unreachable)
+    }
+
+    fn settle(&mut self, user: &UserKey, holder: &Holder, version: u64, queue: Vec<Parcel>, fx: &mut dyn Effects) {
+        let peer = self.peer(&holder.node);
+        self.met(peer, holder.incarnation, fx);
+        let state = RouteState::Settled { peer, life: holder.incarnation, version };
+        if let Some(route) = self.routes.get_mut(user) {
+            route.state = state;
+            // What bounced came from an earlier stay; if it bounces again, the count goes on.
+            route.avoid = None;
+        }
+        for parcel in queue {
+            self.counters.unicasts_out += 1;
+            let link = &mut self.peers[peer as usize].link;
+            link.push(Kind::Unicast, parcel.flags, &user.name, version, &parcel.frame);
+        }
+        self.open_if_ready(user, fx);
+    }
+
+    fn count_offline(&mut self, queue: &[Parcel]) {
+        self.counters.offline += queue.iter().filter(|parcel| parcel.flags & SENDER_HOLDS == 0).count() as u64;
+    }
+
+    fn publish_foreign(&mut self, node: NodeId, user: &UserKey, parcel: &Parcel, fx: &mut dyn Effects) {
+        match contract::write_order(Some(&user.name), &parcel.frame) {
+            Some(json) => {
+                self.counters.contract_out += 1;
+                self.call(Purpose::PublishContract, Call::PublishContract { node, json }, fx);
+            }
+            None => self.counters.invalid += 1,
+        }
+    }
+
+    /// A message of ours found nobody at a peer.
+    pub(super) fn bounced(&mut self, at: u32, item: Item, fx: &mut dyn Effects) {
+        let Item { flags, user, number, frame, .. } = item;
+        let user = self.key(&user);
+        if flags & FORWARDED != 0 {
+            self.forget_holder(&user, at, fx);
+            if !self.held.get(&user).is_some_and(|held| held.is_here()) {
+                self.counters.rerouted += 1;
+                self.route(user, Parcel { frame, flags: 0 }, fx);
+            }
+            return;
+        }
+        self.counters.rerouted += 1;
+        let begins = self.hold_for_fence(&user, at, number, Parcel { frame, flags });
+        if begins {
+            self.ask_peer(at, Kind::Fence, &user, Asked::Fence(user.clone()));
+        }
+    }
+
+    /// Keeps a message that came back; whether it is the first, so that a fence is to be sent.
+    pub(super) fn hold_for_fence(&mut self, user: &UserKey, at: u32, seq: u64, parcel: Parcel) -> bool {
+        self.waiting_bytes += weight(&parcel);
+        match self.routes.get_mut(user).map(|route| &mut route.state) {
+            Some(RouteState::Fencing { peer, returned, .. }) if *peer == at => {
+                returned.push((seq, parcel));
+                false
+            }
+            // The route has gone on without it, which only a lost route can do: it goes before what waits.
+            Some(RouteState::Locating(queue) | RouteState::Waiting(queue) | RouteState::Fencing { queue, .. }) => {
+                queue.insert(0, parcel);
+                false
+            }
+            Some(state) => {
+                *state = RouteState::Fencing { peer: at, returned: vec![(seq, parcel)], queue: Vec::new() };
+                true
+            }
+            None => {
+                let state = RouteState::Fencing { peer: at, returned: vec![(seq, parcel)], queue: Vec::new() };
+                self.routes.insert(user.clone(), Route::new(state));
+                true
+            }
+        }
+    }
+
+    /// Has a user's messages wait until those under way have been handled, if there is a route they may be on.
+    pub(super) fn fence_route(&mut self, user: &UserKey) {
+        if let Some(route) = self.routes.get_mut(user)
+            && let RouteState::Settled { peer, life, .. } = route.state
+            && self.peers[peer as usize].life == life
+        {
+            route.state = RouteState::Fencing { peer, returned: Vec::new(), queue: Vec::new() };
+            self.ask_peer(peer, Kind::Fence, user, Asked::Fence(user.clone()));
+        }
+    }
+
+    /// Everything that was under way to a peer for a user has been handled or has come back.
+    pub(super) fn fence_passed(&mut self, user: &UserKey, at: u32, life: Incarnation, fx: &mut dyn Effects) {
+        let node = self.peers[at as usize].node.clone();
+        let Some(route) = self.routes.get_mut(user) else { return };
+        let RouteState::Fencing { peer, returned, queue } = &mut route.state else { return };
+        if *peer != at {
+            return;
+        }
+        returned.sort_by_key(|(seq, _)| *seq);
+        let mut all: Vec<Parcel> = returned.drain(..).map(|(_, parcel)| parcel).collect();
+        all.append(queue);
+        route.avoid = Some(Holder { node, incarnation: life });
+        route.state = RouteState::Locating(all);
+        self.locate(user.clone(), fx);
+    }
+
+    /// A message that was handed to the user's home found the user gone.
+    pub(super) fn returned(&mut self, user: UserKey, frame: Bytes, via: Via, fx: &mut dyn Effects) {
+        let is_shared = via.link & VIA_SHARED != 0;
+        let is_ours = via.link | VIA_FORWARDED | VIA_SHARED == VIA_SELF;
+        if is_ours {
+            // Copies have reached other holders; without any, it follows the user.
+            if !is_shared {
+                self.counters.rerouted += 1;
+                self.route(user, Parcel { frame, flags: 0 }, fx);
+            }
+            return;
+        }
+        let at = via.link & !(VIA_FORWARDED | VIA_SHARED);
+        if via.link & VIA_FORWARDED != 0 {
+            self.peers[at as usize].link.push(Kind::Bounce, FORWARDED, &user.name, via.seq, &frame);
+        } else if !is_shared {
+            self.bounce(at, &user, via.seq, 0, &frame);
+        }
+    }
+
+    /// Sends a peer's message back to it.
+    pub(super) fn bounce(&mut self, at: u32, user: &UserKey, seq: u64, flags: u8, frame: &[u8]) {
+        let peer = &mut self.peers[at as usize];
+        peer.link.push(Kind::Bounce, flags, &user.name, seq, frame);
+        // Until its fence comes, whatever else it has sent goes the same way, though the user should come back.
+        let has_fenced = self
+            .answers
+            .values()
+            .any(|answer| answer.peer == at && answer.kind == Kind::Fenced && answer.user == user.name);
+        if flags & FORWARDED == 0 && !has_fenced {
+            self.bouncing.insert((at, user.name.clone()));
+        }
+    }
+}
+
+/// What a parcel counts for, in bytes.
+fn weight(parcel: &Parcel) -> usize {
+    PARCEL_BYTES + parcel.frame.len()
+}
