@@ -84,9 +84,9 @@ fn expect_alive(redis: &mut Resp, nodes: &Nodes, alice: &mut Client, bob: &mut C
     bob.expect(&message_from("alice", "alive"));
     bob.send_to("alice", "\"alive\"");
     alice.expect(&message_from("bob", "alive"));
-    let order = json!({"action": "send_to_user", "user_id": "alice", "message": "served"});
+    let order = json!({"action": "send_to_user", "user_id": "alice", "message": {"served": true}});
     redis.publish(&format!("node:{}", nodes[0].node_id), order.to_string());
-    alice.expect(&json!("served"));
+    alice.expect(&json!({"served": true}));
     alice.expect_pong();
     bob.expect_pong();
 }

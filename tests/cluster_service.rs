@@ -69,8 +69,8 @@ fn a_message_for_a_user_reaches_all_connections_wherever_it_was_published() {
     eventually("alice is gone", DEADLINE, || redis.get("user:node:alice").is_none().then_some(()));
     let mut alice = nodes[2].client("alice");
     for at in [0, 1, 2] {
-        send_to_user(&mut redis, &nodes[at].node_id, "alice", &json!(at));
-        alice.expect(&json!(at));
+        send_to_user(&mut redis, &nodes[at].node_id, "alice", &json!({"n": at}));
+        alice.expect(&json!({"n": at}));
     }
     alice.expect_pong();
 }
@@ -95,10 +95,10 @@ fn messages_of_a_service_keep_their_order() {
     let mut alice = nodes[1].client("alice");
     let channel = format!("node:{}", redis.get("user:node:alice").expect("alice is registered"));
     for at in 0..2_000 {
-        let order = json!({"action": "send_to_user", "user_id": "alice", "message": at});
+        let order = json!({"action": "send_to_user", "user_id": "alice", "message": {"n": at}});
         redis.send(&["PUBLISH".as_bytes(), channel.as_bytes(), order.to_string().as_bytes()]);
     }
     for at in 0..2_000 {
-        alice.expect(&json!(at));
+        alice.expect(&json!({"n": at}));
     }
 }
