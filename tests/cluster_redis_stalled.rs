@@ -16,8 +16,12 @@ const STALL: Duration = Duration::from_secs(20);
 fn says_lost(node: &Gateway) -> bool {
     let health = node.health();
     assert_eq!(health["status"], "ok", "{health}");
+    if health["bus"] != "lost" {
+        return false;
+    }
     let refused = http::request(node.addr, http::upgrade_head("/ws?user_id=late"));
-    health["bus"] == "lost" && !is_ready(node) && refused.status == 503 && refused.retry_after() > 0
+    assert_eq!(refused.status, 503, "{refused:?}");
+    refused.retry_after() > 0 && !is_ready(node)
 }
 
 #[test]

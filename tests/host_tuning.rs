@@ -94,7 +94,8 @@ fn larger_values_stay_whatever_they_are() {
         }
         let low = random.below(40_000);
         host.set("net.ipv4.ip_local_port_range", &format!("{low}\t{}", 40_000 + random.below(25_536)));
-        let number = |key: &str| host.value(key).split(' ').map(|word| word.parse().expect("a number")).collect::<Vec<u64>>();
+        let number =
+            |key: &str| host.value(key).split(' ').map(|word| word.parse().expect("a number")).collect::<Vec<u64>>();
         let before = host.everything();
         let old: Vec<_> = keys.map(number).concat();
         let ports = number("net.ipv4.ip_local_port_range");
@@ -121,7 +122,10 @@ fn larger_limits_of_the_unit_stay() {
     host.write("etc/systemd/system/ringmesh.service.d/10-own.conf", "[Service]\nLimitNOFILE=1024:4096\n");
     host.tune(&["verify"]).expect(1);
     host.tune(&["apply"]).expect(0);
-    assert!(host.text(DROP_IN).is_some_and(|text| text.ends_with("[Service]\nLimitNOFILE=262144\n")), "the others suffice");
+    assert!(
+        host.text(DROP_IN).is_some_and(|text| text.ends_with("[Service]\nLimitNOFILE=262144\n")),
+        "the others suffice"
+    );
     host.tune(&["verify"]).expect(0);
     host.write("etc/systemd/system/ringmesh.service.d/99-late.conf", "[Service]\nLimitNOFILE=1024\n");
     assert!(host.tune(&["verify"]).expect(1).out.contains("a drop-in that is read after"));
@@ -286,7 +290,8 @@ fn verify_shows_what_is_in_force_and_not_only_what_is_set() {
     host.tune(&["apply"]).expect(0);
     let (ran, status) = verify(25_000);
     assert_eq!(ran.code, 0, "{}", ran.out);
-    for key in ["process/4242/nofile", "process/4242/memlock", "listen queue :8080", "ListenOverflows", "SoftnetDrops"] {
+    for key in ["process/4242/nofile", "process/4242/memlock", "listen queue :8080", "ListenOverflows", "SoftnetDrops"]
+    {
         assert_eq!(status(key), "ok", "{key}");
     }
 
@@ -297,8 +302,15 @@ fn verify_shows_what_is_in_force_and_not_only_what_is_set() {
     host.write("proc/net/sockstat", "TCP: inuse 5 orphan 0 tw 0 alloc 6 mem 383000\n");
     let (ran, status) = verify(4096);
     assert_eq!(ran.code, 1, "{}", ran.out);
-    let differ = ["process/4242/nofile", "listen queue :8080", "ListenOverflows", "SoftnetDrops", "conntrack table",
-        "memory of all sockets", "net.core.netdev_max_backlog"];
+    let differ = [
+        "process/4242/nofile",
+        "listen queue :8080",
+        "ListenOverflows",
+        "SoftnetDrops",
+        "conntrack table",
+        "memory of all sockets",
+        "net.core.netdev_max_backlog",
+    ];
     for key in differ {
         assert_eq!(status(key), "drift", "{key}");
     }
@@ -358,8 +370,7 @@ fn queues_interrupts_and_clocks_follow_the_hardware() {
 #[test]
 fn every_setting_can_be_explained() {
     let host = FakeHost::new();
-    let keys: Vec<&str> =
-        SETTINGS.lines().filter(|line| !line.is_empty() && !line.starts_with([' ', '#'])).collect();
+    let keys: Vec<&str> = SETTINGS.lines().filter(|line| !line.is_empty() && !line.starts_with([' ', '#'])).collect();
     assert!(keys.len() > 30, "{keys:?}");
     let all = host.tune(&["explain"]).expect(0).out;
     for key in keys {
@@ -465,7 +476,8 @@ fn on_the_real_kernel_a_namespace_is_tuned_verified_and_put_back() {
 #[test]
 fn what_the_kernel_refuses_is_an_error_and_is_not_kept() {
     let host = FakeHost::new();
-    let table = setting("net.ipv4.tcp_migrate_req", "words 7") + &setting("net.ipv4.tcp_slow_start_after_idle", "words 0");
+    let table =
+        setting("net.ipv4.tcp_migrate_req", "words 7") + &setting("net.ipv4.tcp_slow_start_after_idle", "words 0");
     host.write("table", &table.replace("scope host", "scope namespace"));
     let table = host.path("table");
     let ran = in_a_namespace(&format!(

@@ -122,7 +122,8 @@ impl FakeHost {
     /// A value, with single blanks in it.
     #[track_caller]
     pub fn value(&self, key: &str) -> String {
-        let text = fs::read_to_string(self.path(&FakeHost::file_of(key))).unwrap_or_else(|error| panic!("{key}: {error}"));
+        let text =
+            fs::read_to_string(self.path(&FakeHost::file_of(key))).unwrap_or_else(|error| panic!("{key}: {error}"));
         text.split_whitespace().collect::<Vec<_>>().join(" ")
     }
 
