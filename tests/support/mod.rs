@@ -12,12 +12,15 @@ pub mod gateway;
 pub mod http;
 pub mod metrics;
 pub mod process;
+pub mod prometheus;
 pub mod proxy;
 pub mod python;
 pub mod random;
 pub mod raw;
 pub mod redis;
 pub mod resp;
+pub mod rim;
+pub mod terminal;
 pub mod traffic;
 
 use std::time::{Duration, Instant};
