@@ -6,7 +6,7 @@ use crate::hub::bus::{FromBus, Via};
 use crate::ids::ShardId;
 
 use super::link::Accept;
-use super::routes::{VIA_FORWARDED, VIA_SHARED};
+use super::routes::{VIA_FORWARDED, VIA_SENDER_HOLDS, VIA_SHARED};
 use super::state::{Asked, Bus, Effects};
 use super::wire::{self, FORWARDED, Item, Kind, SENDER_HOLDS};
 
@@ -152,6 +152,9 @@ impl Bus {
         } else {
             self.refresh_if_older(&user, version, fx);
             let except = (flags & SENDER_HOLDS != 0).then_some(at);
+            if except.is_some() {
+                link |= VIA_SENDER_HOLDS;
+            }
             if self.forward(&user, except, &frame) > 0 {
                 link |= VIA_SHARED;
             }
