@@ -270,9 +270,13 @@ impl Bus {
                     self.count_offline(&queue);
                 }
             }
-            Some(holder) => self.settle(user, &holder, location.version, queue, fx),
+            Some(holder) => {
+                // Who holds the user too has the user's own connections get it first, and in order.
+                let queue = if is_here { self.deliver_first(user, queue, fx) } else { queue };
+                self.settle(user, &holder, location.version, queue, fx);
+            }
             None => match location.foreign {
-                Some(node) if self.foreign.contains(&node) => {
+                Some(node) if !self.peer_index.contains_key(&node) && node != self.config.node_id => {
                     let until = self.now.after(FOREIGN_FOR);
                     queue.iter().for_each(|parcel| self.publish_foreign(node.clone(), user, parcel, fx));
                     self.routes.insert(user.clone(), Route::new(RouteState::Foreign { node, until }));
@@ -345,6 +349,19 @@ impl Bus {
             return self.fence_route(user);
         }
         self.open_if_ready(user, fx);
+    }
+
+    /// Delivers to this node's connections what they have not got yet; what is left to do is for the other holders.
+    fn deliver_first(&mut self, user: &UserKey, queue: Vec<Parcel>, fx: &mut dyn Effects) -> Vec<Parcel> {
+        let mut rest = queue;
+        for parcel in &mut rest {
+            if parcel.flags & SENDER_HOLDS == 0 {
+                parcel.flags |= SENDER_HOLDS;
+                let via = Via { link: VIA_SELF & !VIA_FORWARDED, seq: self.next_number() };
+                self.deliver(user.clone(), parcel.frame.clone(), via, fx);
+            }
+        }
+        rest
     }
 
     fn count_offline(&mut self, queue: &[Parcel]) {
