@@ -14,6 +14,7 @@
 //! - [`node`]: placement, start, signals, drain, watchdog; [`listeners`], [`host`], [`panics`],
 //!   [`logging`] and [`systemd`] serve it
 //! - [`config`], [`preflight`]: what a node is told, and what its host must give
+//! - [`doctor`], [`top`]: the host and a running node, looked at from outside
 //! - [`metrics`]: what is counted; each cell has one writer, so the hub writes its own without being less pure
 //!
 //! Dependencies point one way, from right to left; a module may use what stands left of it:
@@ -22,6 +23,7 @@
 //! ids time <- http <- ws <- client <- hub <- shard <- node <- main
 //!             metrics <---------------'               |
 //!             config <- preflight logging listeners <-'
+//!             node preflight <- doctor;  top by itself
 //! ```
 //!
 //! Two things point back: shards read the node's stage and its count of places through [`node::Node`], and
@@ -48,6 +50,7 @@
 pub mod bus;
 pub mod client;
 pub mod config;
+pub mod doctor;
 pub mod host;
 pub mod http;
 pub mod hub;
@@ -61,4 +64,5 @@ pub mod preflight;
 pub mod shard;
 pub mod systemd;
 pub mod time;
+pub mod top;
 pub mod ws;

@@ -1,11 +1,12 @@
 //! The command line of ringmesh: what a node is told, what its host gives, and then the node.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use ringmesh::config::{self, Config, Effective, Environment, Invocation, Machine, Sources, Verb};
+use ringmesh::config::{self, Config, Effective, Environment, Invocation, Machine, Sources, TopArguments, Verb};
 use ringmesh::preflight::{self, Severity};
-use ringmesh::{logging, node};
+use ringmesh::top::{self, TopError};
+use ringmesh::{doctor, logging, node};
 
 /// The command line, the environment or the file is wrong (sysexits.h: EX_USAGE).
 const EXIT_USAGE: u8 = 64;
@@ -15,6 +16,10 @@ const EXIT_UNAVAILABLE: u8 = 69;
 const EXIT_INTERNAL: u8 = 70;
 /// `ringmesh preflight` found what keeps a node from starting.
 const EXIT_NOT_READY: u8 = 1;
+/// `ringmesh doctor` found what a node would fall short by.
+const EXIT_WARNINGS: u8 = 1;
+/// `ringmesh doctor` found what keeps a node from starting.
+const EXIT_FAILURES: u8 = 2;
 
 fn main() -> ExitCode {
     let invocation = match config::parse_command_line(std::env::args_os()) {
@@ -25,6 +30,9 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
         }
     };
+    if let Verb::Top(arguments) = &invocation.verb {
+        return show_node(arguments);
+    }
     let effective = match effective(&invocation) {
         Ok(effective) => effective,
         Err(error) => return fail(&error, EXIT_USAGE),
@@ -32,7 +40,9 @@ fn main() -> ExitCode {
     match invocation.verb {
         Verb::Config => print(&config::as_toml(&effective), ExitCode::SUCCESS),
         Verb::Preflight => check_host(&effective.config),
+        Verb::Doctor { json } => examine_host(&effective.config, json),
         Verb::Serve => serve(effective.config),
+        Verb::Top(_) => unreachable!("it takes no settings, and was begun above"),
     }
 }
 
@@ -45,6 +55,33 @@ fn check_host(config: &Config) -> ExitCode {
     let report = preflight::run(config);
     let code = if report.severity() == Severity::Fatal { ExitCode::from(EXIT_NOT_READY) } else { ExitCode::SUCCESS };
     print(&report.to_string(), code)
+}
+
+fn examine_host(config: &Config, json: bool) -> ExitCode {
+    let report = doctor::run(config);
+    let code = match report.severity() {
+        Severity::Ok => ExitCode::SUCCESS,
+        Severity::Warning => ExitCode::from(EXIT_WARNINGS),
+        Severity::Fatal => ExitCode::from(EXIT_FAILURES),
+    };
+    let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let text = if json { doctor::as_json(&report) } else { doctor::as_table(&report, colours) };
+    print(&text, code)
+}
+
+fn show_node(arguments: &TopArguments) -> ExitCode {
+    let TopArguments { admin, interval, once } = arguments;
+    let target = match top::Target::parse(admin) {
+        Ok(target) => target,
+        Err(error) => return fail(&error, EXIT_USAGE),
+    };
+    match top::run(&top::Options { target, interval: *interval, once: *once }) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(TopError::Signal(signal)) => ExitCode::from(128_u8.saturating_add(signal as u8)),
+        Err(error @ TopError::NoTerminal) => fail(&error, EXIT_USAGE),
+        Err(error @ TopError::Fetch(_)) => fail(&error, EXIT_UNAVAILABLE),
+        Err(error @ TopError::Io(..)) => fail(&error, EXIT_INTERNAL),
+    }
 }
 
 fn serve(config: Config) -> ExitCode {

@@ -82,6 +82,8 @@ macro_rules! shard_metrics {
             pub receive_to_send: Latency,
             /// What the shard is at, for the watchdog.
             pub pulse: Pulse,
+            /// Processor time of the shard's threads, in microseconds; the sampler of the host writes it.
+            pub cpu_us: Cell,
         }
 
         const FAMILIES: &[Family] = &[
@@ -249,14 +251,42 @@ pub struct HostMetrics {
     pub listen_drops: Cell,
     /// This process's resident memory, in bytes.
     pub resident_bytes: Cell,
+    /// Processor time of this process, in microseconds.
+    pub cpu_us: Cell,
+    /// Memory that this process may use, in bytes: the host's, or what its cgroups allow.
+    pub memory_bytes: Cell,
+    /// Memory that is still to be had, in bytes, on the host or in the cgroup that has the least.
+    pub memory_bytes_available: Cell,
+}
+
+/// What a scrape shows of the node itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NodeState<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// Whether load balancers should send new connections.
+    pub is_ready: bool,
+    /// Upgraded connections at most.
+    pub connections_max: u32,
+    /// When the process started, in microseconds since 1970.
+    pub started_unix_us: u64,
+    /// Microseconds since then.
+    pub now_us: u64,
 }
 
 /// The Prometheus text of a node, version 0.0.4 of the format.
-pub fn render(node_id: &str, shards: &[&ShardMetrics], host: &HostMetrics) -> String {
+pub fn render(node: &NodeState<'_>, shards: &[&ShardMetrics], host: &HostMetrics) -> String {
     let mut out = String::with_capacity(4096 + shards.len() * 6144);
     head(&mut out, "ringmesh_node_info", Kind::Gauge, "Always 1; the node's id and version.");
     let version = env!("CARGO_PKG_VERSION");
-    let _ = writeln!(out, "ringmesh_node_info{{node_id=\"{node_id}\",version=\"{version}\"}} 1");
+    let _ = writeln!(out, "ringmesh_node_info{{node_id=\"{}\",version=\"{version}\"}} 1", node.id);
+    for (name, help, value) in [
+        ("ringmesh_ready", "Whether load balancers should send new connections.", u32::from(node.is_ready)),
+        ("ringmesh_connections_max", "Upgraded connections of the node at most.", node.connections_max),
+    ] {
+        head(&mut out, name, Kind::Gauge, help);
+        let _ = writeln!(out, "{name} {value}");
+    }
     for family in FAMILIES {
         head(&mut out, family.name, family.kind, family.help);
         for (number, shard) in shards.iter().enumerate() {
@@ -266,6 +296,16 @@ pub fn render(node_id: &str, shards: &[&ShardMetrics], host: &HostMetrics) -> St
             }
         }
     }
+    seconds_by_shard(
+        &mut out,
+        ("ringmesh_shard_cpu_seconds_total", Kind::Counter, "Processor time of the shard's threads."),
+        shards.iter().map(|shard| shard.cpu_us.value()),
+    );
+    seconds_by_shard(
+        &mut out,
+        ("ringmesh_shard_silence_seconds", Kind::Gauge, "Time since the shard's loop last showed a sign of life."),
+        shards.iter().map(|shard| node.now_us.saturating_sub(shard.pulse.last().0)),
+    );
     latency(&mut out, shards);
     for (name, kind, help, cell) in [
         (
@@ -275,12 +315,33 @@ pub fn render(node_id: &str, shards: &[&ShardMetrics], host: &HostMetrics) -> St
             &host.listen_overflows,
         ),
         ("ringmesh_listen_drops_total", Kind::Counter, "SYNs that listeners of this host dropped.", &host.listen_drops),
+        ("ringmesh_memory_max_bytes", Kind::Gauge, "Memory that the process may use.", &host.memory_bytes),
+        (
+            "ringmesh_memory_available_bytes",
+            Kind::Gauge,
+            "Memory that is still to be had, on the host or in the process's cgroups.",
+            &host.memory_bytes_available,
+        ),
         ("process_resident_memory_bytes", Kind::Gauge, "Resident memory of the process.", &host.resident_bytes),
     ] {
         head(&mut out, name, kind, help);
         let _ = writeln!(out, "{name} {}", cell.value());
     }
+    for (name, kind, help, us) in [
+        ("process_cpu_seconds_total", Kind::Counter, "Processor time of the process.", host.cpu_us.value()),
+        ("process_start_time_seconds", Kind::Gauge, "When the process started, since 1970.", node.started_unix_us),
+    ] {
+        head(&mut out, name, kind, help);
+        let _ = writeln!(out, "{name} {}", us as f64 / 1e6);
+    }
     out
+}
+
+fn seconds_by_shard(out: &mut String, (name, kind, help): (&str, Kind, &str), us: impl Iterator<Item = u64>) {
+    head(out, name, kind, help);
+    for (number, us) in us.enumerate() {
+        let _ = writeln!(out, "{name}{{shard=\"{number}\"}} {}", us as f64 / 1e6);
+    }
 }
 
 fn head(out: &mut String, name: &str, kind: Kind, help: &str) {
@@ -322,7 +383,10 @@ mod tests {
         shards[0].connections.subtract(2);
         shards[0].receive_to_send.record(Duration::from_micros(50), 3);
         shards[0].receive_to_send.record(Duration::from_secs(60), 1);
-        let text = render("n", &[&shards[0], &shards[1]], &HostMetrics::default());
+        shards[1].cpu_us.set(1_500_000);
+        shards[1].pulse.beat(2_000_000, Doing::Parked);
+        let node = NodeState { id: "n", is_ready: true, connections_max: 9, started_unix_us: 0, now_us: 2_250_000 };
+        let text = render(&node, &[&shards[0], &shards[1]], &HostMetrics::default());
         for line in [
             "ringmesh_messages_in_total{shard=\"1\",type=\"ping\"} 7",
             "ringmesh_messages_in_total{shard=\"0\",type=\"ping\"} 0",
@@ -332,6 +396,10 @@ mod tests {
             "ringmesh_receive_to_send_seconds_bucket{shard=\"0\",le=\"+Inf\"} 4",
             "ringmesh_receive_to_send_seconds_count{shard=\"0\"} 4",
             "# TYPE ringmesh_receive_to_send_seconds histogram",
+            "ringmesh_ready 1",
+            "ringmesh_connections_max 9",
+            "ringmesh_shard_cpu_seconds_total{shard=\"1\"} 1.5",
+            "ringmesh_shard_silence_seconds{shard=\"1\"} 0.25",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }

@@ -8,7 +8,7 @@ use std::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 use std::sync::{Arc, OnceLock, mpsc};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use ahash::RandomState;
 use glommio::{LocalExecutorBuilder, Placement};
@@ -26,7 +26,7 @@ use crate::hub::HubConfig;
 use crate::hub::heartbeat::Heartbeat;
 use crate::ids::ShardId;
 use crate::listeners::{self, NodeListeners};
-use crate::metrics::{self, BusMetrics, HostMetrics, ShardMetrics};
+use crate::metrics::{self, BusMetrics, HostMetrics, NodeState, ShardMetrics};
 use crate::panics;
 use crate::shard::port::{BusPort, ShardPort, ports};
 use crate::shard::{self, Audience, HANDSHAKES_MAX, LoneAddress, MeshTicket, ShardConfig, ShardError};
@@ -136,6 +136,7 @@ pub enum Stage {
 pub struct Node {
     id: String,
     started: Instant,
+    started_at: SystemTime,
     stage: AtomicU8,
     shards_up: AtomicU32,
     connections_max: u32,
@@ -177,6 +178,7 @@ impl Node {
         Self {
             id,
             started: Instant::now(),
+            started_at: SystemTime::now(),
             stage: AtomicU8::new(Stage::Starting as u8),
             shards_up: AtomicU32::new(0),
             connections_max,
@@ -333,8 +335,16 @@ impl Node {
 
     /// The body of `/metrics`.
     pub fn metrics_text(&self) -> String {
+        let since_1970 = self.started_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let state = NodeState {
+            id: &self.id,
+            is_ready: self.is_ready(),
+            connections_max: self.connections_max,
+            started_unix_us: since_1970.as_micros() as u64,
+            now_us: self.now().0,
+        };
         let bus = self.bus_metrics.map(metrics::render_bus).unwrap_or_default();
-        metrics::render(&self.id, &self.shards, &self.host) + &bus
+        metrics::render(&state, &self.shards, &self.host) + &bus
     }
 }
 
@@ -414,12 +424,7 @@ fn spawn_bus(
 }
 
 /// Watches the shards until all have ended, and carries out what signals ask for.
-fn serve(
-    config: &Config,
-    node: &Node,
-    news: &mpsc::Receiver<News>,
-    supervisor: &Supervisor,
-) -> Result<(), NodeError> {
+fn serve(config: &Config, node: &Node, news: &mpsc::Receiver<News>, supervisor: &Supervisor) -> Result<(), NodeError> {
     let mut running = config.shards;
     let mut stop_at: Option<Instant> = None;
     let mut watched = Instant::now();
@@ -475,7 +480,7 @@ fn until_look(node: &Node) -> Duration {
 
 /// Samples the host, and ends the process when a shard or the bus is stuck.
 fn watch(node: &Node, since_last_look: Duration) {
-    host::sample(&node.host);
+    host::sample(&node.host, &node.shards);
     // A machine that slept or a process that was stopped is not a stuck shard: they get a look's time to catch up.
     if since_last_look > 2 * WATCH_EVERY {
         return;
@@ -550,7 +555,8 @@ pub(crate) fn executor(placement: Placement, shard: usize) -> LocalExecutorBuild
         .preempt_timer(PREEMPT_NEVER)
 }
 
-fn shard_config(config: &Config, hasher: &RandomState) -> ShardConfig {
+/// What its shards are told of a node's settings.
+pub(crate) fn shard_config(config: &Config, hasher: &RandomState) -> ShardConfig {
     let open_files_max = host::open_files_max().min(SLOTS_PER_RING_MAX);
     let sockets_max = config.connections_max.saturating_add(SOCKETS_RESERVE);
     ShardConfig {

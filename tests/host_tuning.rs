@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use support::fake_host::{FakeHost, Ran, TUNE};
+use support::fake_host::{FakeHost, Ran, TUNE, assert_same};
 use support::random::Random;
 use support::{DEADLINE_SLOW, eventually};
 
@@ -30,7 +30,7 @@ fn a_plan_says_what_and_why_and_changes_nothing() {
     assert!(plan.out.contains("wait to be accepted") && plan.out.contains("Risk:"), "{}", plan.out);
     assert!(plan.out.contains("/etc/sysctl.d/60-ringmesh.conf: would be written"), "{}", plan.out);
     host.tune(&["verify"]).expect(1);
-    assert_eq!(host.everything(), before);
+    assert_same(&host.everything(), &before);
 }
 
 #[test]
@@ -60,12 +60,11 @@ fn apply_sets_and_keeps_a_second_one_changes_nothing_and_rollback_takes_all_back
     let after = host.everything();
     // The second is given no numbers: those of the first hold.
     assert!(host.tune(&["apply"]).expect(0).out.contains("\n0 changes."));
-    assert_eq!(host.everything(), after);
+    assert_same(&host.everything(), &after);
     host.tune(&["verify"]).expect(0);
 
     host.tune(&["rollback"]).expect(0);
-    assert_eq!(host.everything().iter().find(|(path, text)| before.get(*path) != Some(*text)), None);
-    assert_eq!(host.everything(), before);
+    assert_same(&host.everything(), &before);
     assert!(host.tune(&["rollback"]).expect(0).out.contains("0 changes taken back"));
 }
 
@@ -80,21 +79,22 @@ fn what_was_before_the_first_apply_outlives_later_ones() {
     host.tune(&["apply", "--profile", "lb,redis"]).expect(0);
     assert_eq!(host.value("/sys/kernel/mm/transparent_hugepage/enabled"), "never");
     host.tune(&["rollback"]).expect(0);
-    assert_eq!(host.everything(), before);
+    assert_same(&host.everything(), &before);
 }
 
 #[test]
 fn larger_values_stay_whatever_they_are() {
     let mut random = Random::from_environment();
     let keys = ["net.core.somaxconn", "net.ipv4.tcp_max_syn_backlog", "net.netfilter.nf_conntrack_max", "fs.nr_open"];
-    for _ in 0..4 {
+    for _ in 0..3 {
         let host = FakeHost::new();
         for key in keys {
             host.set(key, &(random.bits() >> (33 + random.below(31))).to_string());
         }
         let low = random.below(40_000);
         host.set("net.ipv4.ip_local_port_range", &format!("{low}\t{}", 40_000 + random.below(25_536)));
-        let number = |key: &str| host.value(key).split(' ').map(|word| word.parse().expect("a number")).collect::<Vec<u64>>();
+        let number =
+            |key: &str| host.value(key).split(' ').map(|word| word.parse().expect("a number")).collect::<Vec<u64>>();
         let before = host.everything();
         let old: Vec<_> = keys.map(number).concat();
         let ports = number("net.ipv4.ip_local_port_range");
@@ -108,7 +108,7 @@ fn larger_values_stay_whatever_they_are() {
         host.tune(&["verify"]).expect(0);
         assert!(host.tune(&["apply"]).expect(0).out.contains("\n0 changes."));
         host.tune(&["rollback"]).expect(0);
-        assert_eq!(host.everything(), before);
+        assert_same(&host.everything(), &before);
     }
 }
 
@@ -121,7 +121,10 @@ fn larger_limits_of_the_unit_stay() {
     host.write("etc/systemd/system/ringmesh.service.d/10-own.conf", "[Service]\nLimitNOFILE=1024:4096\n");
     host.tune(&["verify"]).expect(1);
     host.tune(&["apply"]).expect(0);
-    assert!(host.text(DROP_IN).is_some_and(|text| text.ends_with("[Service]\nLimitNOFILE=262144\n")), "the others suffice");
+    assert!(
+        host.text(DROP_IN).is_some_and(|text| text.ends_with("[Service]\nLimitNOFILE=262144\n")),
+        "the others suffice"
+    );
     host.tune(&["verify"]).expect(0);
     host.write("etc/systemd/system/ringmesh.service.d/99-late.conf", "[Service]\nLimitNOFILE=1024\n");
     assert!(host.tune(&["verify"]).expect(1).out.contains("a drop-in that is read after"));
@@ -144,7 +147,7 @@ fn harmful_values_are_refused_in_every_table() {
         let path = host.path("table");
         let ran = host.tune(&["apply", "--settings", path.to_str().expect("UTF-8")]).expect(2);
         assert!(ran.errors.contains(key) && ran.errors.contains("is refused"), "{}", ran.errors);
-        assert_eq!(host.everything(), before, "not even the harmless one is set");
+        assert_same(&host.everything(), &before);
     }
 }
 
@@ -180,7 +183,7 @@ fn an_interrupted_apply_is_finished_by_the_next_or_taken_back() {
     // A setting whose write never ends holds the script in the middle: others are set, and it has yet to be.
     let stuck = host.path(&FakeHost::file_of("net.ipv4.tcp_slow_start_after_idle"));
     fs::remove_file(&stuck).expect("the file was there");
-    nix::unistd::mkfifo(&stuck, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    assert!(Command::new("mkfifo").arg(&stuck).status().expect("mkfifo is installed").success());
     let mut command = host.command(&["apply"]);
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let mut apply = command.stdout(Stdio::null()).spawn().expect("the script starts");
@@ -202,7 +205,7 @@ fn an_interrupted_apply_is_finished_by_the_next_or_taken_back() {
     host.tune(&["apply"]).expect(0);
     host.tune(&["verify"]).expect(0);
     host.tune(&["rollback"]).expect(0);
-    assert_eq!(host.everything(), before);
+    assert_same(&host.everything(), &before);
 }
 
 #[test]
@@ -218,7 +221,7 @@ fn what_somebody_else_has_changed_since_is_not_taken_back() {
     assert_eq!((host.value("vm.swappiness"), host.value("net.core.somaxconn")), ("33".into(), "4096".into()));
     assert_eq!(host.value("/sys/class/net/wide/queues/tx-3/xps_cpus"), "0");
     host.tune(&["rollback", "--force"]).expect(0);
-    assert_eq!(host.everything(), before);
+    assert_same(&host.everything(), &before);
 }
 
 #[test]
@@ -229,9 +232,9 @@ fn a_file_of_somebody_else_stops_apply_before_it_changes_anything() {
         let before = host.everything();
         let ran = host.tune(&["apply"]).expect(2);
         assert!(ran.errors.contains(file) && ran.errors.contains("nothing was changed"), "{}", ran.errors);
-        assert_eq!(host.everything(), before);
+        assert_same(&host.everything(), &before);
         host.tune(&["rollback"]).expect(0);
-        assert_eq!(host.everything(), before);
+        assert_same(&host.everything(), &before);
     }
 }
 
@@ -250,7 +253,7 @@ fn in_a_container_nothing_is_changed() {
         assert!(ran.out.contains("net.core.somaxconn"), "it says what is missing: {}", ran.out);
         assert_eq!(host.tune(&["verify", "--json"]).expect(1).json()["place"], "container");
         assert!(host.tune(&["rollback"]).expect(2).errors.contains("a container"));
-        assert_eq!(host.everything(), before);
+        assert_same(&host.everything(), &before);
         host.tune(&["apply", "--assume-host"]).expect(0);
         assert_eq!(host.value("net.core.somaxconn"), "25000");
     }
@@ -286,7 +289,8 @@ fn verify_shows_what_is_in_force_and_not_only_what_is_set() {
     host.tune(&["apply"]).expect(0);
     let (ran, status) = verify(25_000);
     assert_eq!(ran.code, 0, "{}", ran.out);
-    for key in ["process/4242/nofile", "process/4242/memlock", "listen queue :8080", "ListenOverflows", "SoftnetDrops"] {
+    for key in ["process/4242/nofile", "process/4242/memlock", "listen queue :8080", "ListenOverflows", "SoftnetDrops"]
+    {
         assert_eq!(status(key), "ok", "{key}");
     }
 
@@ -297,8 +301,15 @@ fn verify_shows_what_is_in_force_and_not_only_what_is_set() {
     host.write("proc/net/sockstat", "TCP: inuse 5 orphan 0 tw 0 alloc 6 mem 383000\n");
     let (ran, status) = verify(4096);
     assert_eq!(ran.code, 1, "{}", ran.out);
-    let differ = ["process/4242/nofile", "listen queue :8080", "ListenOverflows", "SoftnetDrops", "conntrack table",
-        "memory of all sockets", "net.core.netdev_max_backlog"];
+    let differ = [
+        "process/4242/nofile",
+        "listen queue :8080",
+        "ListenOverflows",
+        "SoftnetDrops",
+        "conntrack table",
+        "memory of all sockets",
+        "net.core.netdev_max_backlog",
+    ];
     for key in differ {
         assert_eq!(status(key), "drift", "{key}");
     }
@@ -358,8 +369,7 @@ fn queues_interrupts_and_clocks_follow_the_hardware() {
 #[test]
 fn every_setting_can_be_explained() {
     let host = FakeHost::new();
-    let keys: Vec<&str> =
-        SETTINGS.lines().filter(|line| !line.is_empty() && !line.starts_with([' ', '#'])).collect();
+    let keys: Vec<&str> = SETTINGS.lines().filter(|line| !line.is_empty() && !line.starts_with([' ', '#'])).collect();
     assert!(keys.len() > 30, "{keys:?}");
     let all = host.tune(&["explain"]).expect(0).out;
     for key in keys {
@@ -385,7 +395,7 @@ fn a_wrong_command_line_says_what_is_right() {
         (vec!["apply", "--connections", "999999999999999999999"], "a whole number"),
         (vec!["apply", "--connections=5"], "--connections 5"),
         (vec!["apply", "--profile", "sever"], "known are server, lb, loadgen, redis"),
-        (vec!["apply", "--profile", ""], "known are server"),
+        (vec!["apply", "--profile", ""], "--profile needs a value"),
         (vec!["apply", "--profile", "lb,"], "or several with commas"),
         (vec!["verify", "--pid", "99999"], "no such process"),
         (vec!["verify", "--port", "70000"], "a number from 1 to 65535"),
@@ -396,7 +406,7 @@ fn a_wrong_command_line_says_what_is_right() {
         let ran = host.tune(&arguments).expect(2);
         assert!(ran.errors.contains(said), "{arguments:?}: {}", ran.errors);
     }
-    assert_eq!(host.everything(), before);
+    assert_same(&host.everything(), &before);
 }
 
 #[test]
@@ -433,7 +443,7 @@ fn in_a_namespace(script: &str) -> Ran {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut command = Command::new("unshare");
     // Without root, in a user namespace of its own as well.
-    if !nix::unistd::geteuid().is_root() {
+    if !rustix::process::geteuid().is_root() {
         command.arg("--map-root-user");
     }
     command.args(["--net", "bash", "-euc", script]).env("STATE", folder.path()).env("TUNE", TUNE).stdin(Stdio::null());
@@ -465,7 +475,8 @@ fn on_the_real_kernel_a_namespace_is_tuned_verified_and_put_back() {
 #[test]
 fn what_the_kernel_refuses_is_an_error_and_is_not_kept() {
     let host = FakeHost::new();
-    let table = setting("net.ipv4.tcp_migrate_req", "words 7") + &setting("net.ipv4.tcp_slow_start_after_idle", "words 0");
+    let table =
+        setting("net.ipv4.tcp_migrate_req", "words 7") + &setting("net.ipv4.tcp_slow_start_after_idle", "words 0");
     host.write("table", &table.replace("scope host", "scope namespace"));
     let table = host.path("table");
     let ran = in_a_namespace(&format!(

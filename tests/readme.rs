@@ -8,7 +8,7 @@ use std::process::Command;
 use ringmesh::client::Disconnect;
 use ringmesh::client::disconnect::Reconnect;
 use ringmesh::config::SETTINGS;
-use ringmesh::metrics::{BusMetrics, HostMetrics, ShardMetrics, render, render_bus};
+use ringmesh::metrics::{BusMetrics, HostMetrics, NodeState, ShardMetrics, render, render_bus};
 
 const README: &str = include_str!("../README.md");
 const MAKEFILE: &str = include_str!("../Makefile");
@@ -76,8 +76,8 @@ fn the_configuration_table_is_the_table_of_settings() {
 
 #[test]
 fn the_metrics_table_is_what_a_scrape_shows() {
-    let text =
-        render("node", &[&ShardMetrics::default()], &HostMetrics::default()) + &render_bus(&BusMetrics::default());
+    let text = render(&NodeState::default(), &[&ShardMetrics::default()], &HostMetrics::default())
+        + &render_bus(&BusMetrics::default());
     let real: BTreeMap<&str, &str> =
         text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
     let rows = table("Metric");
@@ -171,26 +171,39 @@ fn every_command_of_the_gateway_is_understood() {
     for line in shell_lines() {
         let Some((_, arguments)) = line.split_once("target/release/ringmesh ") else { continue };
         let arguments: Vec<&str> = arguments.split_whitespace().take_while(|word| *word != "&").collect();
+        seen += 1;
+        if arguments[0] == "top" {
+            assert_flags_of_top(&arguments[1..]);
+            continue;
+        }
         // `config` takes the flags of every other verb, and refuses values that these would refuse.
         let output = Command::new(env!("CARGO_BIN_EXE_ringmesh"))
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .arg("config")
-            .args(&arguments[1..])
+            .args(arguments[1..].iter().filter(|argument| **argument != "--json"))
             .output()
             .expect("the program can be run");
         assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-        assert!(["serve", "config", "preflight"].contains(&arguments[0]), "{line}");
-        seen += 1;
+        assert!(["serve", "config", "preflight", "doctor"].contains(&arguments[0]), "{line}");
     }
     assert!(seen >= 4, "{seen} commands: are they still found?");
+}
+
+/// It looks at a node instead of taking settings, so only its flags can be checked.
+fn assert_flags_of_top(arguments: &[&str]) {
+    let help = Command::new(env!("CARGO_BIN_EXE_ringmesh")).args(["top", "--help"]).output();
+    let help = String::from_utf8(help.expect("the program can be run").stdout).expect("help is UTF-8");
+    for flag in arguments.iter().filter(|argument| argument.starts_with("--")) {
+        assert!(help.contains(flag), "{flag}: {help}");
+    }
 }
 
 #[test]
 fn every_flag_in_the_text_is_one() {
     let help = Command::new(env!("CARGO_BIN_EXE_ringmesh")).args(["serve", "--help"]).output();
     let help = String::from_utf8(help.expect("the program can be run").stdout).expect("help is UTF-8");
-    // Of the load generator, and of Docker.
-    let others = ["--outstanding", "--burst", "--ulimit"];
+    // Of the load generator, of Docker, of Redis' client, and of `top` and `doctor`.
+    let others = ["--outstanding", "--burst", "--ulimit", "--latency", "--once", "--json"];
     for span in named_in_prose() {
         for flag in span.split_whitespace().filter(|word| word.starts_with("--")) {
             let known =

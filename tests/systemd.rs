@@ -52,8 +52,7 @@ fn a_node_says_that_it_is_ready_that_it_lives_and_that_it_stops() {
     let path = folder.path().join("notify");
     let systemd = UnixDatagram::bind(&path).expect("a socket in it");
     systemd.set_read_timeout(Some(DEADLINE_SLOW)).expect("a deadline");
-    let mut node =
-        start("systemd-life", path.as_os_str(), &[("--drain-delay", "2s"), ("--shutdown-timeout", "7s")]);
+    let mut node = start("systemd-life", path.as_os_str(), &[("--drain-delay", "2s"), ("--shutdown-timeout", "7s")]);
 
     assert_eq!(next(&systemd)[0], "READY=1", "the first that it says");
     let addr = listening(&node);
@@ -179,7 +178,9 @@ fn systemd_finds_nothing_wrong_with_the_unit() {
             let said = String::from_utf8_lossy(&output.stderr);
             assert!(!said.contains("ringmesh.service"), "{said}");
         }
-        Err(error) if error.kind() == ErrorKind::NotFound => println!("systemd-analyze is not installed: not looked at"),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            println!("systemd-analyze is not installed: not looked at")
+        }
         Err(error) => panic!("systemd-analyze: {error}"),
     }
 }

@@ -197,7 +197,9 @@ mod tests {
     #[test]
     fn both_keys_of_a_user_are_in_one_slot_whatever_the_user_is_called() {
         let tags = Tags::new();
-        for user in ["alice", "", "{", "}", "{}", "{a}b", "a}b{c}", "{user:node:a}b}", "über{ü}", "a:b:c", "1}", "{{{}}}"] {
+        for user in
+            ["alice", "", "{", "}", "{}", "{a}b", "a}b{c}", "{user:node:a}b}", "über{ü}", "a:b:c", "1}", "{{{}}}"]
+        {
             let keys = tags.user(user);
             assert_eq!(slot(keys.named.as_bytes()), keys.slot, "{user}");
             assert_eq!(slot(keys.holders.as_bytes()), keys.slot, "{user}");

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
+use super::format::{Format, HOUR_MS, Time};
 use super::settings::SETTINGS;
 use super::sources::CONFIG_VARIABLE;
 
 /// What is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verb {
     /// Run a node.
     Serve,
@@ -18,6 +20,24 @@ pub enum Verb {
     Config,
     /// Check the host.
     Preflight,
+    /// Check the host, and all around it that can be seen.
+    Doctor {
+        /// As JSON, for programs.
+        json: bool,
+    },
+    /// Show a running node.
+    Top(TopArguments),
+}
+
+/// What `ringmesh top` is told. It takes no settings: it looks at a node from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopArguments {
+    /// The node's admin listener, as it was written.
+    pub admin: String,
+    /// From one scrape to the next.
+    pub interval: Duration,
+    /// Print once as plain text.
+    pub once: bool,
 }
 
 /// One command line.
@@ -41,9 +61,22 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
         Some(("serve", matches)) => (Verb::Serve, matches),
         Some(("config", matches)) => (Verb::Config, matches),
         Some(("preflight", matches)) => (Verb::Preflight, matches),
+        Some(("doctor", matches)) => (Verb::Doctor { json: matches.get_flag("json") }, matches),
+        Some(("top", matches)) => {
+            let verb = Verb::Top(top_arguments(matches));
+            return Ok(Invocation { verb, config_path: None, flags: BTreeMap::new() });
+        }
         _ => unreachable!("a subcommand is required, and these are all"),
     };
     Ok(Invocation { verb, config_path: matches.get_one("config").cloned(), flags: flags(matches) })
+}
+
+fn top_arguments(matches: &ArgMatches) -> TopArguments {
+    TopArguments {
+        admin: matches.get_one::<String>("admin").cloned().unwrap_or_default(),
+        interval: matches.get_one("interval").copied().unwrap_or_default(),
+        once: matches.get_flag("once"),
+    }
 }
 
 fn flags(matches: &ArgMatches) -> BTreeMap<&'static str, String> {
@@ -65,7 +98,43 @@ fn command() -> Command {
                 .after_help(CONFIG_NOTES),
         )
         .subcommand(with_settings("preflight", "Check what the host must give").after_help(PREFLIGHT_NOTES))
+        .subcommand(
+            with_settings("doctor", "Check the host and all around it that can be seen, with a remedy for each lack")
+                .arg(switch("json").help("Print one JSON object instead of the table"))
+                .after_help(DOCTOR_NOTES),
+        )
+        .subcommand(top())
 }
+
+fn switch(name: &'static str) -> Arg {
+    Arg::new(name).long(name).action(ArgAction::SetTrue)
+}
+
+fn top() -> Command {
+    let interval = |text: &str| Interval::read(text).ok_or_else(|| format!("expected {}", Interval::expected()));
+    Command::new("top")
+        .about("Show what a running node is doing, live, from its metrics")
+        .arg(
+            Arg::new("admin")
+                .long("admin")
+                .value_name("URL")
+                .default_value("http://127.0.0.1:8081")
+                .help("The node's admin listener; host:port will do"),
+        )
+        .arg(
+            Arg::new("interval")
+                .long("interval")
+                .value_name(Interval::PLACEHOLDER)
+                .default_value("2s")
+                .value_parser(interval)
+                .help("From one look to the next"),
+        )
+        .arg(switch("once").help("Print one look as plain text and end; rates are those of one interval"))
+        .after_help(TOP_NOTES)
+}
+
+/// Between two looks at a node.
+type Interval = Time<100, HOUR_MS>;
 
 /// Columns of the help at most.
 const HELP_WIDTH: usize = 110;
@@ -124,6 +193,21 @@ much is needed. `ringmesh serve` runs the same checks before it starts.
 
 Exit codes: 0 when a node would start (warnings or not), 1 when not, 64 when a setting is wrong.";
 
+const DOCTOR_NOTES: &str = "\
+Looks at all that `ringmesh preflight` looks at, and at what no node is held back for: kernel
+settings, clock, processors, ports in use, drops so far, Redis. The settings say what is judged.
+It changes nothing.
+
+Exit codes: 0 all is well, 1 there are warnings, 2 there are failures (a node would not start, or
+would never be ready), 64 when a setting is wrong.";
+
+const TOP_NOTES: &str = "\
+q or Ctrl-C ends it. It asks the admin listener of the node (--admin-listen) for /metrics, and
+shows what has changed from one look to the next. A node that does not answer is asked again.
+
+Exit codes: 0, 64 when the command line is wrong or there is no terminal, 69 when --once gets no
+answer, 128 + n when signal n ends it.";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,10 +247,31 @@ mod tests {
 
     #[test]
     fn every_verb_takes_every_flag() {
-        for (name, verb) in [("serve", Verb::Serve), ("config", Verb::Config), ("preflight", Verb::Preflight)] {
+        for (name, verb) in [
+            ("serve", Verb::Serve),
+            ("config", Verb::Config),
+            ("preflight", Verb::Preflight),
+            ("doctor", Verb::Doctor { json: false }),
+        ] {
             let every: Vec<String> = SETTINGS.iter().map(|setting| format!("--{} 1", setting.flag())).collect();
             let invocation = parse_line(&format!("ringmesh {name} {}", every.join(" "))).expect("right");
             assert_eq!((invocation.verb, invocation.flags.len()), (verb, SETTINGS.len()));
+        }
+    }
+
+    #[test]
+    fn the_observers_have_flags_of_their_own() {
+        let verb = |line| parse_line(line).map(|invocation| invocation.verb);
+        let doctor = parse_line("ringmesh doctor --json --shards 3").expect("right");
+        assert_eq!((doctor.verb, doctor.flags.len()), (Verb::Doctor { json: true }, 1));
+        let top = |admin: &str, ms, once| {
+            Verb::Top(TopArguments { admin: admin.to_owned(), interval: Duration::from_millis(ms), once })
+        };
+        assert_eq!(verb("ringmesh top").expect("right"), top("http://127.0.0.1:8081", 2000, false));
+        let line = "ringmesh top --admin a:1 --interval 500ms --once";
+        assert_eq!(verb(line).expect("right"), top("a:1", 500, true));
+        for line in ["ringmesh top --interval 10ms", "ringmesh top --interval x", "ringmesh top --shards 3"] {
+            assert!(verb(line).expect_err("refused").use_stderr(), "{line}");
         }
     }
 

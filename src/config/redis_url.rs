@@ -37,7 +37,8 @@ impl RedisUrl {
     /// name before it. User, password and path may hold `%40` and the like. `None` when the text has another form.
     pub fn parse(text: &str) -> Option<RedisUrl> {
         let (scheme, rest) = text.split_once("://")?;
-        let (scheme, has_tls) = scheme.strip_prefix("rediss").map_or((scheme.strip_prefix("redis")?, false), |s| (s, true));
+        let (scheme, has_tls) =
+            scheme.strip_prefix("rediss").map_or((scheme.strip_prefix("redis")?, false), |s| (s, true));
         let kind = match scheme {
             "" => RedisKind::Single,
             "+cluster" => RedisKind::Cluster,
@@ -117,6 +118,15 @@ impl RedisUrl {
     pub fn ca_file(&self) -> Option<&Path> {
         self.ca_file.as_deref()
     }
+
+    /// Each server as `host:port`.
+    pub fn servers(&self) -> Vec<String> {
+        let named = |(host, port): &(String, u16)| match host.contains(':') {
+            true => format!("[{host}]:{port}"),
+            false => format!("{host}:{port}"),
+        };
+        self.hosts.iter().map(named).collect()
+    }
 }
 
 impl fmt::Display for RedisUrl {
@@ -139,8 +149,9 @@ impl Format for RedisAddress {
     const PLACEHOLDER: &'static str = "URL";
 
     fn expected() -> String {
-        "none, or a URL such as redis://host:6379/0, rediss://:password@host:6380, redis+cluster://host1:6379,host2:6379 \
-         or redis+sentinel://host1:26379,host2:26379/service, with the password itself where `ringmesh config` shows ***"
+        "none, or a URL such as redis://host:6379/0, rediss://:password@host:6380?ca=/ca.pem, \
+         redis+cluster://host1:6379,host2:6379 or redis+sentinel://host1:26379,host2:26379/service, with the password \
+         itself where `ringmesh config` shows ***, and %40 for an @ in it"
             .to_owned()
     }
 
@@ -174,9 +185,7 @@ fn masked(text: &str) -> String {
 /// `name`, `name:port`, `1.2.3.4:port`, `[::1]:port`.
 fn host_and_port(text: &str, default_port: u16) -> Option<(String, u16)> {
     let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => {
-            rest.split_once(']').filter(|(address, _)| address.parse::<std::net::Ipv6Addr>().is_ok())?
-        }
+        Some(rest) => rest.split_once(']').filter(|(address, _)| address.parse::<std::net::Ipv6Addr>().is_ok())?,
         None => text.split_at(text.find(':').unwrap_or(text.len())),
     };
     let host_is_clean = host.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | ':'));
@@ -206,7 +215,8 @@ fn decoded(text: &str) -> Option<String> {
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {
         let byte = tail.get(..2).filter(|_| *first == b'%').and_then(|digits| {
-            let digits = std::str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
+            let digits =
+                std::str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
             u8::from_str_radix(digits, 16).ok()
         });
         bytes.push(byte.unwrap_or(*first));
@@ -234,6 +244,18 @@ mod tests {
             let url = RedisUrl::parse(text);
             assert_eq!(url.as_ref().map(RedisUrl::kind), Some(kind), "{text}");
             assert_eq!(url.as_ref().map(RedisUrl::with_secrets), Some(text));
+        }
+    }
+
+    #[test]
+    fn each_server_has_a_port() {
+        for (text, servers) in [
+            ("redis://localhost", vec!["localhost:6379"]),
+            ("rediss://user:se:cr@t@[::1]/0", vec!["[::1]:6379"]),
+            ("redis+cluster://a:1,b,[::1]:3", vec!["a:1", "b:6379", "[::1]:3"]),
+            ("redis+sentinel://:pw@s1,s2:5/main", vec!["s1:26379", "s2:5"]),
+        ] {
+            assert_eq!(RedisUrl::parse(text).expect("well-formed").servers(), servers, "{text}");
         }
     }
 

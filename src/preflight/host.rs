@@ -7,7 +7,8 @@ use io_uring::{IoUring, Probe, cqueue, squeue};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::config::Machine;
-use crate::config::machine::{cgroup_limits, memory_info, read_value};
+use crate::config::machine::read_value;
+use crate::host::memory_available;
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct Host {
     pub somaxconn: u32,
     /// net.netfilter.nf_conntrack_max; `None` when connections are not tracked.
     pub conntrack_max: Option<u64>,
+    /// Connections that are tracked now.
+    pub conntrack_count: Option<u64>,
 }
 
 impl Host {
@@ -52,6 +55,7 @@ impl Host {
             memory_bounded_by,
             somaxconn: machine.somaxconn,
             conntrack_max: read_value("/proc/sys/net/netfilter/nf_conntrack_max"),
+            conntrack_count: read_value("/proc/sys/net/netfilter/nf_conntrack_count"),
         }
     }
 }
@@ -129,13 +133,3 @@ fn try_ring() -> Result<(), RingRefusal> {
 
 /// The ring is only tried: as few as will do.
 const RING_ENTRIES: u32 = 4;
-
-/// The least of what the host and each cgroup above this process still have, and the cgroup that has it.
-fn memory_available() -> (u64, Option<String>) {
-    let host = (memory_info("MemAvailable").unwrap_or(0), None);
-    let rooms = cgroup_limits("memory.max").filter_map(|limit| {
-        let used: u64 = read_value(limit.folder.join("memory.current"))?;
-        Some((limit.bytes.saturating_sub(used), Some(limit.folder.join("memory.max").display().to_string())))
-    });
-    rooms.fold(host, |least, room| if room.0 < least.0 { room } else { least })
-}

@@ -22,7 +22,7 @@ pub enum Severity {
     Ok,
     /// A node starts, and will fall short of its settings under load.
     Warning,
-    /// A node cannot start.
+    /// A node cannot start, or is never ready.
     Fatal,
 }
 
@@ -232,18 +232,22 @@ fn backlog(config: &Config, host: &Host) -> Finding {
 /// Only where the kernel tracks connections at all.
 fn conntrack(config: &Config, host: &Host) -> Option<Finding> {
     let entries = host.conntrack_max?;
-    let severity = if entries > u64::from(config.connections_max) { Severity::Ok } else { Severity::Warning };
+    let is_full = host.conntrack_count.is_some_and(|used| used > entries / 10 * 9);
+    let has_room = entries > u64::from(config.connections_max) && !is_full;
+    let severity = if has_room { Severity::Ok } else { Severity::Warning };
     let remedy = format!(
         "exempt the port (nft: notrack), or sysctl -w net.netfilter.nf_conntrack_max={}: at the limit the firewall drops \
          new connections",
-        u64::from(config.connections_max) * 5 / 2
+        (u64::from(config.connections_max) * 5 / 2).max(if is_full { 2 * entries } else { 0 })
     );
-    let found = format!("net.netfilter.nf_conntrack_max = {entries}");
-    Some(judged("conntrack", severity, found, format!("more than {} connections", config.connections_max), remedy))
+    let used = host.conntrack_count.map_or_else(String::new, |used| format!(", {used} of them in use"));
+    let found = format!("net.netfilter.nf_conntrack_max = {entries}{used}");
+    let wanted = format!("more than {} connections, a tenth of it free", config.connections_max);
+    Some(judged("conntrack", severity, found, wanted, remedy))
 }
 
 /// A finding; where nothing is wrong it has no remedy.
-fn judged(what: &'static str, severity: Severity, found: String, wanted: String, remedy: String) -> Finding {
+pub(crate) fn judged(what: &'static str, severity: Severity, found: String, wanted: String, remedy: String) -> Finding {
     let remedy = if severity == Severity::Ok { String::new() } else { remedy };
     Finding { what, severity, found, wanted, remedy }
 }
@@ -275,6 +279,7 @@ mod tests {
             memory_bounded_by: None,
             somaxconn: 4096,
             conntrack_max: None,
+            conntrack_count: None,
         }
     }
 
@@ -362,6 +367,8 @@ mod tests {
         assert_eq!(only_lack(&host(), &[("backlog", "5000")]).what, "backlog");
         let tracked = Host { conntrack_max: Some(65_536), ..host() };
         assert!(only_lack(&tracked, &[]).remedy.contains("nf_conntrack_max=250000"));
+        let full = Host { conntrack_max: Some(300_000), conntrack_count: Some(290_000), ..host() };
+        assert!(only_lack(&full, &[]).found.ends_with("300000, 290000 of them in use"));
     }
 
     #[test]

@@ -91,6 +91,14 @@ pub struct ShardConfig {
     pub tick: Duration,
 }
 
+impl ShardConfig {
+    /// The sizes of the shard's engine.
+    pub fn engine(&self) -> EngineConfig {
+        let ShardConfig { sockets_max, slots_per_ring, .. } = *self;
+        EngineConfig { sockets_max, slots_per_ring, ..EngineConfig::default() }
+    }
+}
+
 /// Why a shard could not run, or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum ShardError {
@@ -147,11 +155,7 @@ pub async fn run(
     spawn_guards();
     let (shard, mesh) = ticket.join(&inbox).await.map_err(|error| ShardError::Io("joining the mesh", error))?;
     let metrics = node.shard_metrics(shard);
-    let engine = Engine::new(EngineConfig {
-        sockets_max: config.sockets_max,
-        slots_per_ring: config.slots_per_ring,
-        ..EngineConfig::default()
-    })?;
+    let engine = Engine::new(config.engine())?;
     let now = node.now();
     let mut shard = Shard {
         engine,

@@ -30,7 +30,9 @@ impl Caller {
             return;
         }
         let publish = match call {
-            Call::PublishLink { node, envelope } => Publish { ticket: Some(ticket), node, is_link: true, bytes: envelope },
+            Call::PublishLink { node, envelope } => {
+                Publish { ticket: Some(ticket), node, is_link: true, bytes: envelope }
+            }
             Call::PublishContract { node, json } => Publish { ticket: Some(ticket), node, is_link: false, bytes: json },
             call => return self.shared.push_call(ticket, call),
         };

@@ -231,7 +231,8 @@ impl Rim {
                     _ => {}
                 }
             }
-            let removed = ended.iter().filter_map(|((_, each), op)| op.map(|op| (each.user.as_str(), each.incarnation, op)));
+            let removed =
+                ended.iter().filter_map(|((_, each), op)| op.map(|op| (each.user.as_str(), each.incarnation, op)));
             self.unlist(&removed.collect::<Vec<_>>()).await;
             ended.into_iter().for_each(|((ticket, _), _)| ticket.answer(Reply::Done));
             calls = too_early;

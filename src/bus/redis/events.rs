@@ -41,7 +41,9 @@ impl Event {
     /// What it counts against the bound.
     fn weight(&self) -> u64 {
         match self {
-            Self::Envelope(bytes) | Self::Contract(bytes) | Self::UserEvent(bytes) => MESSAGE_BYTES + bytes.len() as u64,
+            Self::Envelope(bytes) | Self::Contract(bytes) | Self::UserEvent(bytes) => {
+                MESSAGE_BYTES + bytes.len() as u64
+            }
             _ => 0,
         }
     }

@@ -61,7 +61,8 @@ impl Rim {
 
     async fn renew_lease(&self, incarnation: Incarnation, connections: u64) -> Option<Reply> {
         let lease = keys::lease(&self.node);
-        let (last, lives, dead) = (keys::last(&self.node), keys::lives(&self.node), keys::dead(&self.node, incarnation));
+        let (last, lives, dead) =
+            (keys::last(&self.node), keys::lives(&self.node), keys::dead(&self.node, incarnation));
         let mut command = self.servers.scripts().call(Name::RenewLease, &[&lease, &last, &lives, &dead]);
         command.arg(incarnation).arg(&self.token).arg(LEASE_MS).arg(REMEMBERED_S);
         let state = match string(&self.ask(&lease, command).await?)?.as_str() {
@@ -121,7 +122,9 @@ impl Rim {
         };
         let entries: BTreeMap<String, Incarnation> = entries
             .iter()
-            .filter_map(|(node, incarnation)| Some((string(node).filter(|node| is_node_id(node))?, number(incarnation)?)))
+            .filter_map(|(node, incarnation)| {
+                Some((string(node).filter(|node| is_node_id(node))?, number(incarnation)?))
+            })
             .collect();
         let requests = entries.keys().map(|node| {
             let key = keys::lease(node);

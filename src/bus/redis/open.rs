@@ -87,8 +87,7 @@ impl Opener {
             true => ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure: false, tls_params: None },
             false => ConnectionAddr::Tcp(host.clone(), *port),
         };
-        let mut settings =
-            RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
+        let mut settings = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP3).set_skip_set_lib_name();
         if with_password {
             settings = settings.set_password(self.url.password().unwrap_or_default());
             if let Some(user) = self.url.user() {
@@ -101,7 +100,9 @@ impl Opener {
             .set_redis_settings(settings)
             .set_tcp_settings(TcpSettings::default().set_nodelay(true));
         let client = match &self.ca {
-            Some(ca) => Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert: Some(ca.clone()) })?,
+            Some(ca) => {
+                Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert: Some(ca.clone()) })?
+            }
             None => Client::open(info)?,
         };
         let config = AsyncConnectionConfig::new()
@@ -166,6 +167,7 @@ impl Opener {
         for host in known.iter().chain(self.url.hosts()) {
             let answer = tokio::time::timeout(CONNECT_MAX, async {
                 let mut connection = self.open(host, |_| {}).await?;
+                self.check(host, &mut connection, false).await?;
                 let answer = connection.send_packed_command(cmd("CLUSTER").arg("SLOTS")).await;
                 answer.and_then(Value::extract_error).map_err(|error| self.reason(host, &error))
             });
@@ -184,12 +186,19 @@ impl Opener {
         Err(format!("no server of --redis tells the cluster's slots: {}", reasons.join("; ")))
     }
 
-    /// Whether a server is what the URL says, new enough, and a master.
-    pub async fn check(&self, address: &Address, connection: &mut MultiplexedConnection) -> Result<(), Reason> {
+    /// Whether a server is what the URL says, new enough, and a master if it must be one.
+    pub async fn check(
+        &self,
+        address: &Address,
+        connection: &mut MultiplexedConnection,
+        must_be_master: bool,
+    ) -> Result<(), Reason> {
         let answer = connection.send_packed_command(&cmd("HELLO")).await.and_then(Value::extract_error);
         let answer = answer.map_err(|error| self.reason(address, &error))?;
         let text = |name: &str| match &answer {
-            Value::Map(fields) => fields.iter().find(|(key, _)| key == &bulk(name)).and_then(|(_, value)| string(value)),
+            Value::Map(fields) => {
+                fields.iter().find(|(key, _)| key == &bulk(name)).and_then(|(_, value)| string(value))
+            }
             _ => None,
         };
         let version = text("version").unwrap_or_default();
@@ -209,7 +218,7 @@ impl Opener {
             _ => {}
         }
         match text("role").as_deref() {
-            Some("replica" | "slave") => Err(format!(
+            Some("replica" | "slave") if must_be_master => Err(format!(
                 "Redis at {} is a replica, which takes no writes: give --redis the master, or redis+sentinel://",
                 at(address)
             )),
@@ -221,7 +230,9 @@ impl Opener {
     pub fn reason(&self, address: &Address, error: &RedisError) -> Reason {
         let place = at(address);
         match (error.code(), error.kind()) {
-            (Some("NOPERM"), _) => format!("Redis at {place} forbids what a node needs ({error}); as its administrator: {ACL_LINE}"),
+            (Some("NOPERM"), _) => {
+                format!("Redis at {place} forbids what a node needs ({error}); as its administrator: {ACL_LINE}")
+            }
             (Some("NOAUTH" | "WRONGPASS"), _) | (_, ErrorKind::AuthenticationFailed) => format!(
                 "Redis at {place} refuses the user or the password ({error}); --redis redis://USER:PASSWORD@HOST, or \
                  redis://:PASSWORD@HOST without a user"
@@ -230,7 +241,9 @@ impl Opener {
             (_, ErrorKind::Io) if self.url.has_tls() && error.to_string().contains("certificate") => {
                 format!("Redis at {place}: {error}; a CA of your own is named by ?ca=FILE at the end of --redis")
             }
-            (_, ErrorKind::Io) => format!("Redis at {place} is out of reach ({error}); is it running, and --redis right?"),
+            (_, ErrorKind::Io) => {
+                format!("Redis at {place} is out of reach ({error}); is it running, and --redis right?")
+            }
             _ => format!("Redis at {place} refuses: {error}"),
         }
     }
@@ -287,7 +300,8 @@ fn cluster_slots(answer: &Value, asked: &Address) -> Layout {
     for range in ranges {
         let Value::Array(parts) = range else { continue };
         let slot = |at: usize| parts.get(at).and_then(number).and_then(|slot| u16::try_from(slot).ok());
-        let (Some(first), Some(last), Some((mut host, port))) = (slot(0), slot(1), parts.get(2).and_then(address)) else {
+        let (Some(first), Some(last), Some((mut host, port))) = (slot(0), slot(1), parts.get(2).and_then(address))
+        else {
             continue;
         };
         if host.is_empty() || host == "?" {

@@ -56,7 +56,8 @@ impl Rim {
             _ => return None,
         };
         // A life before one that is dead is dead as well, and perhaps nobody else will ever see to it.
-        let mut dead: Vec<Incarnation> = on_record.iter().filter_map(number).filter(|life| *life < incarnation).collect();
+        let mut dead: Vec<Incarnation> =
+            on_record.iter().filter_map(number).filter(|life| *life < incarnation).collect();
         dead.push(incarnation);
         for life in dead {
             for bucket in 0..keys::BUCKETS {
