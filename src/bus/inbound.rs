@@ -6,7 +6,7 @@ use crate::hub::bus::{FromBus, Via};
 use crate::ids::ShardId;
 
 use super::link::Accept;
-use super::routes::{VIA_FORWARDED, VIA_SHARED};
+use super::routes::{VIA_FORWARDED, VIA_SENDER_HOLDS, VIA_SHARED};
 use super::state::{Asked, Bus, Effects};
 use super::wire::{self, FORWARDED, Item, Kind, SENDER_HOLDS};
 
@@ -113,12 +113,13 @@ impl Bus {
             Kind::Fence => {
                 let user = self.key(&item.user);
                 self.bouncing.remove(&(at, user.name.clone()));
-                self.answer_after_all_before(at, &user, Kind::Fenced, item.number, fx);
+                let copies = self.copies_under_way(at);
+                self.answer_after_all_before(at, &user, Kind::Fenced, item.number, copies, fx);
             }
             Kind::Join => {
                 let user = self.key(&item.user);
                 if self.joined_by(&user, at, fx) {
-                    self.answer_after_all_before(at, &user, Kind::Joined, item.number, fx);
+                    self.answer_after_all_before(at, &user, Kind::Joined, item.number, Vec::new(), fx);
                 } else {
                     self.peers[at as usize].link.push(Kind::NotJoined, 0, "", item.number, b"");
                 }
@@ -151,6 +152,9 @@ impl Bus {
         } else {
             self.refresh_if_older(&user, version, fx);
             let except = (flags & SENDER_HOLDS != 0).then_some(at);
+            if except.is_some() {
+                link |= VIA_SENDER_HOLDS;
+            }
             if self.forward(&user, except, &frame) > 0 {
                 link |= VIA_SHARED;
             }

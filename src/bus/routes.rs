@@ -36,6 +36,9 @@ const VIA_SELF: u32 = u32::MAX;
 pub(super) const VIA_FORWARDED: u32 = 1 << 31;
 /// …or copies of it were passed on to other holders.
 pub(super) const VIA_SHARED: u32 = 1 << 30;
+/// …or the sending node's own connections have got it.
+pub(super) const VIA_SENDER_HOLDS: u32 = 1 << 29;
+const VIA_MARKS: u32 = VIA_FORWARDED | VIA_SHARED | VIA_SENDER_HOLDS;
 
 /// The way to a user.
 #[derive(Debug)]
@@ -250,7 +253,11 @@ impl Bus {
                     self.count_offline(&queue);
                 }
             }
-            Some(holder) => self.settle(user, &holder, location.version, queue, fx),
+            Some(holder) => {
+                // Who holds the user too has the user's own connections get it first, and in order.
+                let queue = if is_here { self.deliver_first(user, queue, fx) } else { queue };
+                self.settle(user, &holder, location.version, queue, fx);
+            }
             None => match location.foreign {
                 Some(node) if !self.peer_index.contains_key(&node) && node != self.config.node_id => {
                     let until = self.now.after(FOREIGN_FOR);
@@ -300,6 +307,19 @@ impl Bus {
             link.push(Kind::Unicast, parcel.flags, &user.name, version, &parcel.frame);
         }
         self.open_if_ready(user, fx);
+    }
+
+    /// Delivers to this node's connections what they have not got yet; what is left to do is for the other holders.
+    fn deliver_first(&mut self, user: &UserKey, queue: Vec<Parcel>, fx: &mut dyn Effects) -> Vec<Parcel> {
+        let mut rest = queue;
+        for parcel in &mut rest {
+            if parcel.flags & SENDER_HOLDS == 0 {
+                parcel.flags |= SENDER_HOLDS;
+                let via = Via { link: VIA_SELF & !VIA_FORWARDED, seq: self.next_number() };
+                self.deliver(user.clone(), parcel.frame.clone(), via, fx);
+            }
+        }
+        rest
     }
 
     fn count_offline(&mut self, queue: &[Parcel]) {
@@ -379,10 +399,12 @@ impl Bus {
         if *peer != at {
             return;
         }
+        // A fence that was only to wait for what is under way says nothing about where the user is.
+        let has_bounced = !returned.is_empty();
         returned.sort_by_key(|(seq, _)| *seq);
         let mut all: Vec<Parcel> = returned.drain(..).map(|(_, parcel)| parcel).collect();
         all.append(queue);
-        route.avoid = Some(Holder { node, incarnation: life });
+        route.avoid = has_bounced.then_some(Holder { node, incarnation: life });
         route.state = RouteState::Locating(all);
         self.locate(user.clone(), fx);
     }
@@ -390,7 +412,7 @@ impl Bus {
     /// A message that was handed to the user's home found the user gone.
     pub(super) fn returned(&mut self, user: UserKey, frame: Bytes, via: Via, fx: &mut dyn Effects) {
         let is_shared = via.link & VIA_SHARED != 0;
-        let is_ours = via.link | VIA_FORWARDED | VIA_SHARED == VIA_SELF;
+        let is_ours = via.link | VIA_MARKS == VIA_SELF;
         if is_ours {
             // Copies have reached other holders; without any, it follows the user.
             if !is_shared {
@@ -399,11 +421,12 @@ impl Bus {
             }
             return;
         }
-        let at = via.link & !(VIA_FORWARDED | VIA_SHARED);
+        let at = via.link & !VIA_MARKS;
         if via.link & VIA_FORWARDED != 0 {
             self.peers[at as usize].link.push(Kind::Bounce, FORWARDED, &user.name, via.seq, &frame);
         } else if !is_shared {
-            self.bounce(at, &user, via.seq, 0, &frame);
+            let flags = if via.link & VIA_SENDER_HOLDS != 0 { SENDER_HOLDS } else { 0 };
+            self.bounce(at, &user, via.seq, flags, &frame);
         }
     }
 
