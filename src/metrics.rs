@@ -3,9 +3,13 @@
 //! Each shard writes its own counters and nobody else's, with plain loads and stores: no lock, no allocation, no
 //! read-modify-write on the path of a message. A scrape reads them from whatever thread answers it.
 
+mod bus;
+
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
+
+pub use bus::{BusMetrics, Sizes, render_bus};
 
 /// A number that one thread writes and any thread reads.
 #[derive(Debug, Default)]
@@ -347,23 +351,24 @@ fn head(out: &mut String, name: &str, kind: Kind, help: &str) {
 fn latency(out: &mut String, shards: &[&ShardMetrics]) {
     let name = "ringmesh_receive_to_send_seconds";
     head(out, name, Kind::Histogram, "From the arrival of a message until its deliveries were handed to the kernel.");
+    let bounds = LATENCY_BOUNDS_US.map(|bound| bound as f64 / 1e6);
     for (number, shard) in shards.iter().enumerate() {
-        let mut total = 0;
-        for (bucket, count) in shard.receive_to_send.counts.iter().enumerate() {
-            total += count.value();
-            match LATENCY_BOUNDS_US.get(bucket) {
-                Some(&bound) => {
-                    let bound = bound as f64 / 1e6;
-                    let _ = writeln!(out, "{name}_bucket{{shard=\"{number}\",le=\"{bound}\"}} {total}");
-                }
-                None => {
-                    let _ = writeln!(out, "{name}_bucket{{shard=\"{number}\",le=\"+Inf\"}} {total}");
-                }
-            }
-        }
-        let sum = shard.receive_to_send.sum_us.value() as f64 / 1e6;
-        let _ = writeln!(out, "{name}_sum{{shard=\"{number}\"}} {sum}\n{name}_count{{shard=\"{number}\"}} {total}");
+        let Latency { counts, sum_us } = &shard.receive_to_send;
+        histogram(out, name, &format!("shard=\"{number}\""), &bounds, counts, sum_us.value() as f64 / 1e6);
     }
+}
+
+/// The samples of one histogram. `counts` has one more than `bounds`, for what is above all of them.
+fn histogram(out: &mut String, name: &str, label: &str, bounds: &[f64], counts: &[Cell], sum: f64) {
+    let comma = if label.is_empty() { "" } else { "," };
+    let mut total = 0;
+    for (bucket, count) in counts.iter().enumerate() {
+        total += count.value();
+        let bound = bounds.get(bucket).map_or_else(|| "+Inf".to_owned(), f64::to_string);
+        let _ = writeln!(out, "{name}_bucket{{{label}{comma}le=\"{bound}\"}} {total}");
+    }
+    let labels = if label.is_empty() { String::new() } else { format!("{{{label}}}") };
+    let _ = writeln!(out, "{name}_sum{labels} {sum}\n{name}_count{labels} {total}");
 }
 
 #[cfg(test)]

@@ -7,14 +7,17 @@ use std::sync::atomic::{
     AtomicU8, AtomicU32, AtomicU64,
     Ordering::{Relaxed, SeqCst},
 };
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 
 use ahash::RandomState;
 use glommio::{LocalExecutorBuilder, Placement};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use crate::bus::BusConfig;
+use crate::bus::redis::RedisConfig;
 use crate::bus::status::{BusStage, BusStatus};
+use crate::bus::thread::{BusSetup, BusThread};
 use crate::config::{self, Config};
 use crate::host;
 use crate::http::forwarded::TrustedProxies;
@@ -23,8 +26,9 @@ use crate::hub::HubConfig;
 use crate::hub::heartbeat::Heartbeat;
 use crate::ids::ShardId;
 use crate::listeners::{self, NodeListeners};
-use crate::metrics::{self, HostMetrics, NodeState, ShardMetrics};
+use crate::metrics::{self, BusMetrics, HostMetrics, NodeState, ShardMetrics};
 use crate::panics;
+use crate::shard::port::{BusPort, ShardPort, ports};
 use crate::shard::{self, Audience, HANDSHAKES_MAX, LoneAddress, MeshTicket, ShardConfig, ShardError};
 use crate::systemd::Supervisor;
 use crate::time::Micros;
@@ -38,6 +42,8 @@ const TICK: Duration = Duration::from_millis(10);
 const PREEMPT_NEVER: Duration = Duration::from_secs(3600);
 /// How often the watchdog looks and the host is sampled.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// How often it is looked whether the bus has given up.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Sockets beside the upgraded connections: heads coming in, responses and Close frames going out, accepts.
 const SOCKETS_RESERVE: u32 = HANDSHAKES_MAX + 4096;
 /// Slots of one ring, where the limit of open files would allow more.
@@ -64,9 +70,15 @@ pub enum NodeError {
         /// What the system said.
         error: io::Error,
     },
-    /// This build has no bus but the embedded one.
-    #[error("--redis: this version carries the embedded bus only, for one node; start it without --redis")]
-    NoRedis,
+    /// Another process has this node's id.
+    #[error(
+        "node id {0:?} is in use: another process holds its lease in Redis; give each node an id of its own (--node-id), \
+         or stop the other one first"
+    )]
+    IdTaken(String),
+    /// Redis is required, and can't be reached.
+    #[error("--redis-required: {0}; start Redis first, or leave the flag out to have the node wait for it")]
+    RedisUnreachable(String),
     /// An executor could not be started.
     #[error("shard {shard} could not start on core {core}: {error}")]
     Spawn {
@@ -94,8 +106,8 @@ impl NodeError {
     /// The exit code of the process, after sysexits.h.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::NoRedis => 64,
-            Self::AddressInUse { .. } | Self::Listen { .. } => 69,
+            Self::IdTaken(_) => 1,
+            Self::AddressInUse { .. } | Self::Listen { .. } | Self::RedisUnreachable(_) => 69,
             Self::Spawn { .. } | Self::Shard { .. } | Self::Io(..) => 70,
         }
     }
@@ -139,6 +151,16 @@ pub struct Node {
     bus: Option<BusStatus>,
     /// Which address requests for `/ws` come from, if it is one.
     pub(crate) lone_address: LoneAddress,
+    bus_metrics: Option<&'static BusMetrics>,
+    /// Why the node has to end, if it has.
+    given_up: OnceLock<GiveUp>,
+}
+
+/// Why a node ends by itself.
+#[derive(Clone, Debug)]
+enum GiveUp {
+    IdTaken,
+    RedisUnreachable(String),
 }
 
 /// Whether all are quiet, now that `shard` says it is, or is not, since one of its turns.
@@ -164,6 +186,8 @@ impl Node {
             quiet_since: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             finished_since: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             bus: None,
+            bus_metrics: None,
+            given_up: OnceLock::new(),
             // The shards' counters live as long as the process.
             shards: (0..shards).map(|_| &*Box::leak(Box::default())).collect(),
             host: HostMetrics::default(),
@@ -173,7 +197,28 @@ impl Node {
 
     /// The same node with a bus to others.
     pub(crate) fn with_bus(self) -> Self {
-        Self { bus: Some(BusStatus::default()), ..self }
+        // They live as long as the process, as the shards' do.
+        Self { bus: Some(BusStatus::default()), bus_metrics: Some(Box::leak(Box::default())), ..self }
+    }
+
+    /// The counters of the bus, where there is one.
+    pub fn bus_metrics(&self) -> Option<&'static BusMetrics> {
+        self.bus_metrics
+    }
+
+    /// Said by the bus: another process has this node's id. Clients are told to go (1012), and the process ends.
+    pub fn id_taken(&self) {
+        self.give_up(GiveUp::IdTaken);
+    }
+
+    /// Said by the bus when it was required and Redis can't be reached at the start; `why` is for people.
+    pub fn redis_unreachable(&self, why: String) {
+        self.give_up(GiveUp::RedisUnreachable(why));
+    }
+
+    fn give_up(&self, why: GiveUp) {
+        // Whatever came first is the reason.
+        let _ = self.given_up.set(why);
     }
 
     /// How it stands with the bus, where there is one.
@@ -248,9 +293,16 @@ impl Node {
         self.stage() == Stage::Running && self.bus_is_up() && self.reserved.load(Relaxed) < self.connections_max
     }
 
-    /// Whether a new connection is taken when it comes all the same.
-    pub fn takes_connections(&self) -> bool {
-        self.stage() < Stage::Stopping
+    /// Why no new connection is taken now, if none is.
+    pub fn refusal(&self) -> Option<&'static str> {
+        if self.stage() >= Stage::Stopping {
+            return Some("node is stopping\n");
+        }
+        match self.bus.as_ref().map(BusStatus::stage) {
+            None | Some(BusStage::Up) => None,
+            Some(BusStage::Warming) => Some("node is not connected to the others yet\n"),
+            Some(BusStage::Lost) => Some("node has lost its connection to the others\n"),
+        }
     }
 
     /// Takes one of the node's places for upgraded connections, if one is free.
@@ -268,13 +320,17 @@ impl Node {
     }
 
     /// Open connections of all shards.
-    fn connections(&self) -> u64 {
+    pub fn connections(&self) -> u64 {
         self.shards.iter().map(|shard| shard.connections.value()).sum()
     }
 
     /// The body of `/health`.
     pub fn health(&self) -> String {
-        serde_json::json!({"status": "ok", "node_id": self.id, "connections": self.connections()}).to_string()
+        let mut health = serde_json::json!({"status": "ok", "node_id": self.id, "connections": self.connections()});
+        if let Some(bus) = &self.bus {
+            health["bus"] = bus.stage().name().into();
+        }
+        health.to_string()
     }
 
     /// The body of `/metrics`.
@@ -287,7 +343,8 @@ impl Node {
             started_unix_us: since_1970.as_micros() as u64,
             now_us: self.now().0,
         };
-        metrics::render(&state, &self.shards, &self.host)
+        let bus = self.bus_metrics.map(metrics::render_bus).unwrap_or_default();
+        metrics::render(&state, &self.shards, &self.host) + &bus
     }
 }
 
@@ -303,14 +360,21 @@ enum News {
 /// See [`NodeError`].
 pub fn run(config: Config) -> Result<(), NodeError> {
     panics::install_hook(70);
-    if config.redis.is_some() {
-        return Err(NodeError::NoRedis);
-    }
     let NodeListeners { public, admin, by_shard } = listeners::open_all(&config)?;
-    let node = Arc::new(Node::new(config.node_id.clone(), config.shards, config.connections_max));
+    let node = Node::new(config.node_id.clone(), config.shards, config.connections_max);
+    let (shard_ports, bus_port) = match config.redis {
+        Some(_) => {
+            let (shard_ports, bus_port) = ports(config.shards as u16);
+            (shard_ports.into_iter().map(Some).collect(), Some(bus_port))
+        }
+        None => ((0..config.shards).map(|_| None).collect(), None),
+    };
+    let node = Arc::new(if bus_port.is_some() { node.with_bus() } else { node });
     let (report, news) = mpsc::channel();
     watch_signals(report.clone())?;
-    spawn_shards(&config, &node, by_shard, &report)?;
+    let hasher = RandomState::new();
+    spawn_shards(&config, &node, &hasher, by_shard, shard_ports, &report)?;
+    let bus = spawn_bus(&config, &node, hasher, bus_port)?;
     while node.shards_up.load(Relaxed) < config.shards as u32 {
         match news.recv_timeout(Duration::from_millis(1)) {
             Ok(News::ShardEnded(shard, Err(error))) => return Err(NodeError::Shard { shard, error }),
@@ -321,10 +385,42 @@ pub fn run(config: Config) -> Result<(), NodeError> {
     node.set_stage(Stage::Running);
     let (addr, listen) = (public[0].addr, config::joined(&public));
     let admin = admin.map(tracing::field::display);
-    tracing::info!(%addr, listen, admin, node_id = config.node_id, shards = config.shards, bus = "embedded", "listening");
+    let bus_at = config.redis.as_ref().map_or_else(|| "embedded".to_owned(), ToString::to_string);
+    tracing::info!(%addr, listen, admin, node_id = config.node_id, shards = config.shards, bus = bus_at, "listening");
     let supervisor = Supervisor::from_environment();
     supervisor.ready();
-    serve(&config, &node, &news, &supervisor)
+    let ended = serve(&config, &node, &news, &supervisor);
+    // Last: the shards have told it that their users are gone.
+    if let Some(bus) = bus {
+        bus.stop();
+    }
+    tracing::info!("stopped");
+    ended
+}
+
+/// Starts the bus thread, where there is a bus.
+fn spawn_bus(
+    config: &Config,
+    node: &Arc<Node>,
+    hasher: RandomState,
+    port: Option<BusPort>,
+) -> Result<Option<BusThread>, NodeError> {
+    let (Some(url), Some(port)) = (&config.redis, port) else { return Ok(None) };
+    let setup = BusSetup {
+        bus: BusConfig {
+            node_id: config.node_id.as_str().into(),
+            shards: config.shards as u16,
+            hasher,
+            offline_grace_ms: config.offline_grace.as_millis() as u64,
+            link_bytes_max: config.bus_link_bytes_max,
+            lost_after: config.bus_lost_after,
+        },
+        redis: RedisConfig { url: url.clone(), node: config.node_id.as_str().into() },
+        is_required: config.redis_required,
+        port,
+        node: Arc::clone(node),
+    };
+    BusThread::spawn(setup).map(Some).map_err(|error| NodeError::Io("starting the bus thread", error))
 }
 
 /// Watches the shards until all have ended, and carries out what signals ask for.
@@ -334,7 +430,7 @@ fn serve(config: &Config, node: &Node, news: &mpsc::Receiver<News>, supervisor: 
     let mut watched = Instant::now();
     while running > 0 {
         let until_stop = stop_at.map(|at| at.saturating_duration_since(Instant::now()));
-        let until_watch = WATCH_EVERY.saturating_sub(watched.elapsed());
+        let until_watch = WATCH_EVERY.saturating_sub(watched.elapsed()).min(until_look(node));
         match news.recv_timeout(until_stop.unwrap_or(WATCH_EVERY).min(until_watch)) {
             Ok(News::Signal(signal)) if node.stage() < Stage::Draining => {
                 let signal = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
@@ -351,6 +447,14 @@ fn serve(config: &Config, node: &Node, news: &mpsc::Receiver<News>, supervisor: 
             Ok(News::ShardEnded(_, Ok(()))) => running -= 1,
             Err(_) => {}
         }
+        match node.given_up.get() {
+            Some(GiveUp::RedisUnreachable(why)) => return Err(NodeError::RedisUnreachable(why.clone())),
+            Some(GiveUp::IdTaken) if node.stage() < Stage::Stopping => {
+                tracing::error!(node_id = config.node_id, "another process has this node's id; stopping");
+                stop_at = Some(Instant::now());
+            }
+            Some(GiveUp::IdTaken) | None => {}
+        }
         if stop_at.is_some_and(|at| Instant::now() >= at) {
             stop_at = None;
             tracing::info!(connections = node.connections(), "closing connections");
@@ -362,11 +466,19 @@ fn serve(config: &Config, node: &Node, news: &mpsc::Receiver<News>, supervisor: 
             watched = Instant::now();
         }
     }
-    tracing::info!("stopped");
-    Ok(())
+    match node.given_up.get() {
+        Some(GiveUp::IdTaken) => Err(NodeError::IdTaken(config.node_id.clone())),
+        Some(GiveUp::RedisUnreachable(why)) => Err(NodeError::RedisUnreachable(why.clone())),
+        None => Ok(()),
+    }
 }
 
-/// Samples the host, and ends the process when a shard is stuck.
+/// How soon to look whether the bus has given up.
+fn until_look(node: &Node) -> Duration {
+    if node.bus.is_some() { LOOK_EVERY } else { WATCH_EVERY }
+}
+
+/// Samples the host, and ends the process when a shard or the bus is stuck.
 fn watch(node: &Node, since_last_look: Duration) {
     host::sample(&node.host, &node.shards);
     // A machine that slept or a process that was stopped is not a stuck shard: they get a look's time to catch up.
@@ -378,6 +490,14 @@ fn watch(node: &Node, since_last_look: Duration) {
         let silent = node.now().since(Micros(at_us));
         if silent > SILENCE_MAX {
             tracing::error!(shard = number, ?doing, ?silent, "shard {number} is stuck; ending the process");
+            std::process::exit(70);
+        }
+    }
+    // Before its first sign of life it was not started.
+    if let Some((at_us @ 1.., doing)) = node.bus_metrics.map(|bus| bus.pulse.last()) {
+        let silent = node.now().since(Micros(at_us));
+        if silent > SILENCE_MAX {
+            tracing::error!(?doing, ?silent, "the bus is stuck; ending the process");
             std::process::exit(70);
         }
     }
@@ -400,20 +520,22 @@ fn watch_signals(report: mpsc::Sender<News>) -> Result<(), NodeError> {
 fn spawn_shards(
     config: &Config,
     node: &Arc<Node>,
+    hasher: &RandomState,
     listeners: Vec<Vec<(OwnedFd, Audience)>>,
+    ports: Vec<Option<ShardPort>>,
     report: &mpsc::Sender<News>,
 ) -> Result<(), NodeError> {
     // Before any thread is pinned: a pinned one sees its own core only.
     let cores: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
-    let shard_config = Arc::new(shard_config(config));
+    let shard_config = Arc::new(shard_config(config, hasher));
     let ticket = MeshTicket::new(config.shards as u16);
-    for (shard, listeners) in listeners.into_iter().enumerate() {
+    for (shard, (listeners, port)) in listeners.into_iter().zip(ports).enumerate() {
         let core = cores.get(shard % cores.len().max(1)).copied().unwrap_or(0);
         let (shard_config, node, ticket, report) =
             (Arc::clone(&shard_config), Arc::clone(node), ticket.clone(), report.clone());
         executor(Placement::Fixed(core), shard)
             .spawn(move || async move {
-                let ended = shard::run(shard_config, node, ticket, listeners, None).await;
+                let ended = shard::run(shard_config, node, ticket, listeners, port).await;
                 // Nobody listens any more when the process ends for another reason.
                 let _ = report.send(News::ShardEnded(shard, ended));
             })
@@ -434,7 +556,7 @@ pub(crate) fn executor(placement: Placement, shard: usize) -> LocalExecutorBuild
 }
 
 /// What its shards are told of a node's settings.
-pub(crate) fn shard_config(config: &Config) -> ShardConfig {
+pub(crate) fn shard_config(config: &Config, hasher: &RandomState) -> ShardConfig {
     let open_files_max = host::open_files_max().min(SLOTS_PER_RING_MAX);
     let sockets_max = config.connections_max.saturating_add(SOCKETS_RESERVE);
     ShardConfig {
@@ -443,8 +565,8 @@ pub(crate) fn shard_config(config: &Config) -> ShardConfig {
             connections_max: sockets_max as usize,
             connects_per_address_max: config.connects_per_address_max,
             connects_per_address_window: config.connects_per_address_window,
-            hasher: RandomState::new(),
-            has_bus: false,
+            hasher: hasher.clone(),
+            has_bus: config.redis.is_some(),
         },
         heartbeat: Heartbeat { ping_interval: config.ping_interval, pong_timeout: config.pong_timeout },
         ws: ws::Limits { message_bytes_max: config.message_bytes_max },

@@ -36,7 +36,7 @@ const IMPURE_WORDS: [&str; 22] = [
     "Mutex",
 ];
 /// The modules of this crate that each module may name beside itself; `node` and `main`, at the end, may name all.
-const MAY_NAME: [(&str, &[&str]); 18] = [
+const MAY_NAME: [(&str, &[&str]); 19] = [
     ("ids", &[]),
     ("time", &[]),
     ("metrics", &[]),
@@ -46,6 +46,7 @@ const MAY_NAME: [(&str, &[&str]); 18] = [
     ("ws", &["http"]),
     ("client", &["ws"]),
     ("hub", &["client", "ids", "metrics", "time", "ws"]),
+    ("bus", &["client", "config", "hub", "ids", "metrics", "node", "shard", "time", "ws"]),
     ("host", &["config", "metrics"]),
     ("listeners", &["config", "node", "shard"]),
     ("logging", &["config"]),

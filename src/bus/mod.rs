@@ -6,12 +6,20 @@
 //! - [`status`]: how it stands with the bus, for the shards
 //! - [`contract`]: the JSON that services and foreign nodes speak
 //! - [`state`]: the bus itself; its parts are `held`, `routes`, `peers`, `inbound` and `members`
+//! - [`keys`]: the names of keys and channels
+//!
+//! The rim:
+//! - [`thread`]: the thread, and its loop
+//! - [`redis`]: connections, commands, scripts
 
 pub mod call;
 pub mod contract;
+pub mod keys;
 pub mod link;
+pub mod redis;
 pub mod state;
 pub mod status;
+pub mod thread;
 pub mod wire;
 
 mod held;
@@ -19,6 +27,7 @@ mod inbound;
 mod members;
 mod peers;
 mod routes;
+mod scripts;
 mod table;
 
 pub use members::LEASE;

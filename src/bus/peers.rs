@@ -12,7 +12,7 @@ use super::call::{Call, Incarnation, NodeId, Reply};
 use super::contract;
 use super::link::Link;
 use super::state::{Asked, Bus, Effects, Parcel, PendingAnswer, Purpose};
-use super::wire::{FORWARDED, Item, Kind};
+use super::wire::{self, FORWARDED, Item, Kind};
 
 /// Another node of our kind.
 #[derive(Debug)]
@@ -173,7 +173,7 @@ impl Bus {
             && let Some(json) = contract::write_order(None, frame)
         {
             for node in self.foreign.clone() {
-                self.counters.broadcasts_out += 1;
+                self.counters.contract_out += 1;
                 self.call(Purpose::PublishContract, Call::PublishContract { node, json: json.clone() }, fx);
             }
         }
@@ -188,6 +188,10 @@ impl Bus {
             loop {
                 let peer = &mut self.peers[at];
                 let Some(envelope) = peer.link.poll(self.now) else { break };
+                match wire::count(&self.config.node_id, &envelope) {
+                    0 => {}
+                    items => self.batches.push(items),
+                }
                 let call = Call::PublishLink { node: peer.node.clone(), envelope };
                 self.call(Purpose::PublishLink(at as u32), call, fx);
             }

@@ -309,7 +309,7 @@ impl Bus {
     fn publish_foreign(&mut self, node: NodeId, user: &UserKey, parcel: &Parcel, fx: &mut dyn Effects) {
         match contract::write_order(Some(&user.name), &parcel.frame) {
             Some(json) => {
-                self.counters.unicasts_out += 1;
+                self.counters.contract_out += 1;
                 self.call(Purpose::PublishContract, Call::PublishContract { node, json }, fx);
             }
             None => self.counters.invalid += 1,

@@ -101,10 +101,12 @@ pub enum Fatal {
 /// What has been counted, since the start.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
-    /// Messages handed to a link, or published for a foreign node.
+    /// Messages to users, handed to a link.
     pub unicasts_out: u64,
     /// Broadcasts, each counted once for each node.
     pub broadcasts_out: u64,
+    /// Orders to foreign nodes.
+    pub contract_out: u64,
     /// Messages that other nodes sent to users.
     pub unicasts_in: u64,
     /// Broadcasts of other nodes.
@@ -209,6 +211,8 @@ pub struct Bus {
     pub(super) config: BusConfig,
     pub(super) now: Micros,
     pub(super) counters: Counters,
+    /// Items of each envelope that was published since somebody asked.
+    pub(super) batches: Vec<u32>,
     pub(super) fatal: Option<Fatal>,
 
     pub(super) connected: bool,
@@ -261,6 +265,7 @@ impl Bus {
             config,
             now: Micros::default(),
             counters: Counters::default(),
+            batches: Vec::new(),
             fatal: None,
             connected: false,
             members: Membership::default(),
@@ -354,6 +359,11 @@ impl Bus {
     /// What has been counted.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// How many messages each envelope carried that was published since this was asked last.
+    pub fn take_batches(&mut self) -> std::vec::Drain<'_, u32> {
+        self.batches.drain(..)
     }
 
     /// Users of this node that the directory has, or is about to have.

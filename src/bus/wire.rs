@@ -138,6 +138,12 @@ pub fn write_header(header: &Header, out: &mut [u8]) {
     put(&header.count.to_le_bytes());
 }
 
+/// How many items an envelope of the node with this name has.
+pub fn count(from: &str, envelope: &[u8]) -> u32 {
+    let end = header_bytes(from);
+    envelope.get(end - 4..end).and_then(|count| count.try_into().ok()).map_or(0, u32::from_le_bytes)
+}
+
 /// Reads an envelope: its header, and the bytes of its items. `None` when it is none of ours.
 pub fn read(envelope: &Bytes) -> Option<(Header, Bytes)> {
     let mut rest = Reader(envelope);

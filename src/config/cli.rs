@@ -149,8 +149,11 @@ fn with_settings(name: &'static str, about: &'static str) -> Command {
         .help(config_help);
     let settings = SETTINGS.iter().map(|setting| {
         let default = if setting.default.is_empty() { "\"\"" } else { setting.default };
-        Arg::new(setting.key)
-            .long(setting.flag())
+        let arg = match setting.alone {
+            Some(alone) => Arg::new(setting.key).num_args(0..=1).default_missing_value(alone),
+            None => Arg::new(setting.key),
+        };
+        arg.long(setting.flag())
             .value_name(setting.placeholder)
             .action(if setting.is_list { ArgAction::Append } else { ArgAction::Set })
             .help_heading(setting.group)
@@ -173,8 +176,9 @@ Signals: SIGTERM or SIGINT drains and stops; a second one stops at once.
 
 Exit codes:
    0  stopped as asked
+   1  another process has this node's id
   64  the command line, the environment or the file is wrong
-  69  the host does not give what is needed: an address in use, io_uring forbidden, a limit too low
+  69  Redis is required and can't be reached; or the host does not give what is needed: an address in use, io_uring forbidden, a limit too low
   70  a fault in ringmesh itself";
 
 const CONFIG_NOTES: &str = "\
@@ -231,6 +235,14 @@ mod tests {
         let invocation = parse_line("ringmesh serve --listen 8080 --listen 9000,proxy").expect("right");
         assert_eq!(invocation.flags, [("listen", "8080,9000,proxy".to_owned())].into());
         assert!(parse_line("ringmesh serve --shards 1 --shards 2").is_err());
+    }
+
+    #[test]
+    fn a_switch_may_stand_alone() {
+        let required = |line| parse_line(line).expect("right").flags["redis_required"].clone();
+        assert_eq!(required("ringmesh serve --redis-required"), "true");
+        assert_eq!(required("ringmesh serve --redis-required --shards 2"), "true");
+        assert_eq!(required("ringmesh serve --redis-required=false"), "false");
     }
 
     #[test]

@@ -20,7 +20,7 @@ impl ConfigFile {
     /// Reads TOML text.
     ///
     /// # Errors
-    /// All that is wrong with it: bad syntax, unknown keys, values that are neither strings nor whole numbers.
+    /// All that is wrong with it: bad syntax, unknown keys, values that are neither strings nor whole numbers (nor booleans of a switch).
     pub fn parse(path: &str, text: &str) -> Result<ConfigFile, Vec<Problem>> {
         let line_at = |offset: usize| text[..offset.min(text.len())].matches('\n').count() + 1;
         let path = path.to_owned();
@@ -33,7 +33,7 @@ impl ConfigFile {
         let mut problems = BTreeMap::new();
         for (key, value) in table.get_ref() {
             let (name, line) = (key.get_ref().as_ref(), line_at(key.span().start));
-            match (SETTINGS.iter().find(|setting| setting.key == name), value_text(value.get_ref())) {
+            match (SETTINGS.iter().find(|setting| setting.key == name), value_text(value.get_ref(), name)) {
                 (Some(setting), Some(text)) => {
                     values.insert(setting.key, (text, line));
                 }
@@ -51,8 +51,10 @@ impl ConfigFile {
     }
 }
 
-fn value_text(value: &DeValue<'_>) -> Option<String> {
+fn value_text(value: &DeValue<'_>, key: &str) -> Option<String> {
+    let is_switch = || SETTINGS.iter().any(|setting| setting.key == key && setting.alone.is_some());
     match value {
+        DeValue::Boolean(value) if is_switch() => Some(value.to_string()),
         DeValue::String(text) => Some(text.to_string()),
         DeValue::Integer(number) => {
             i128::from_str_radix(number.as_str(), number.radix()).ok().map(|number| number.to_string())
@@ -94,12 +96,14 @@ mod tests {
     }
 
     #[test]
-    fn strings_and_whole_numbers_are_values() {
-        let text = "# first\nping_interval = \"20s\"\npong_timeout = 45\nconnections_max = 0x10\n";
+    fn strings_whole_numbers_and_switches_are_values() {
+        let text =
+            "# first\nping_interval = \"20s\"\npong_timeout = 45\nconnections_max = 0x10\nredis_required = true\n";
         let file = ConfigFile::parse("gateway.toml", text).expect("the text is right");
         assert_eq!(file.values["ping_interval"], ("20s".to_owned(), 2));
         assert_eq!(file.values["pong_timeout"], ("45".to_owned(), 3));
         assert_eq!(file.values["connections_max"], ("16".to_owned(), 4));
+        assert_eq!(file.values["redis_required"], ("true".to_owned(), 5));
     }
 
     #[test]

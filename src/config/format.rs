@@ -16,6 +16,8 @@ pub trait Format {
     const BARE: bool = false;
     /// Whether the value is a list: its elements stand between commas, or the flag is given more than once.
     const LIST: bool = false;
+    /// What a flag without a value says, where it may stand alone; such a setting is a TOML boolean too.
+    const ALONE: Option<&'static str> = None;
 
     /// The sentence that an error ends with: `expected …`.
     fn expected() -> String;
@@ -154,6 +156,32 @@ impl Format for NodeName {
 pub fn is_node_id(text: &str) -> bool {
     let fits = (1..=NODE_ID_BYTES_MAX).contains(&text.len());
     fits && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+/// Yes or no: `true` or `false`. The flag alone says yes.
+pub struct Switch;
+
+impl Format for Switch {
+    type Value = bool;
+    const PLACEHOLDER: &'static str = "true|false";
+    const BARE: bool = true;
+    const ALONE: Option<&'static str> = Some("true");
+
+    fn expected() -> String {
+        "true or false".to_owned()
+    }
+
+    fn read(text: &str) -> Option<bool> {
+        match text {
+            "true" | "1" | "yes" | "on" => Some(true),
+            "false" | "0" | "no" | "off" => Some(false),
+            _ => None,
+        }
+    }
+
+    fn write(value: &bool) -> String {
+        value.to_string()
+    }
 }
 
 /// What is logged: a level, or directives such as `info,ringmesh::hub=debug`.
@@ -304,6 +332,18 @@ mod tests {
         assert_eq!(NodeName::read(&"n".repeat(NODE_ID_BYTES_MAX + 1)), None);
         for bad in ["a b", "a:b", "a*", "ü", "a\n"] {
             assert_eq!(NodeName::read(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_switch_is_on_or_off() {
+        for (text, value) in [("true", true), ("1", true), ("on", true), ("false", false), ("0", false), ("no", false)]
+        {
+            assert_eq!(Switch::read(text), Some(value), "{text}");
+            assert_eq!(Switch::read(&Switch::write(&value)), Some(value));
+        }
+        for bad in ["", "2", "True", "maybe"] {
+            assert_eq!(Switch::read(bad), None, "{bad}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! The address of Redis, with the password kept out of everything that is printed.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 use super::format::Format;
 
@@ -9,9 +10,9 @@ use super::format::Format;
 pub enum RedisKind {
     /// One server (`redis://`, `rediss://`).
     Single,
-    /// A Redis Cluster, known by some of its servers (`redis+cluster://`).
+    /// A Redis Cluster, known by some of its servers (`redis+cluster://`, `rediss+cluster://`).
     Cluster,
-    /// Sentinels that know the current primary (`redis+sentinel://`).
+    /// Sentinels that know the current master (`redis+sentinel://`, `rediss+sentinel://`).
     Sentinel,
 }
 
@@ -20,30 +21,57 @@ pub enum RedisKind {
 pub struct RedisUrl {
     text: String,
     kind: RedisKind,
+    has_tls: bool,
+    user: Option<String>,
+    password: Option<String>,
+    hosts: Vec<(String, u16)>,
+    service: String,
+    database: u16,
+    ca_file: Option<PathBuf>,
 }
 
 impl RedisUrl {
-    /// Reads `scheme://[user[:password]@]host[:port][,host[:port]…][/path][?query]`.
+    /// Reads `scheme://[user[:password]@]host[:port][,host[:port]…][/path][?ca=FILE]`.
     ///
-    /// Several hosts are for a cluster and for sentinels only; sentinels need the service name as the path. `None` when
-    /// the text has another form.
+    /// Several hosts are for a cluster and for sentinels only. The path is the database; sentinels have the service's
+    /// name before it. User, password and path may hold `%40` and the like. `None` when the text has another form.
     pub fn parse(text: &str) -> Option<RedisUrl> {
         let (scheme, rest) = text.split_once("://")?;
+        let (scheme, has_tls) =
+            scheme.strip_prefix("rediss").map_or((scheme.strip_prefix("redis")?, false), |s| (s, true));
         let kind = match scheme {
-            "redis" | "rediss" => RedisKind::Single,
-            "redis+cluster" => RedisKind::Cluster,
-            "redis+sentinel" => RedisKind::Sentinel,
+            "" => RedisKind::Single,
+            "+cluster" => RedisKind::Cluster,
+            "+sentinel" => RedisKind::Sentinel,
             _ => return None,
         };
-        let (authority, path) = rest.split_once(['/', '?']).unwrap_or((rest, ""));
+        let authority = &rest[..rest.find(['/', '?']).unwrap_or(rest.len())];
+        let (path, query) = rest[authority.len()..].split_once('?').unwrap_or((&rest[authority.len()..], ""));
         let (user_info, hosts) = authority.rsplit_once('@').unwrap_or(("", authority));
-        let hosts: Vec<&str> = hosts.split(',').collect();
-        let well_formed = user_info.split_once(':').is_none_or(|(_, password)| password != MASK)
+        let (user, password) = user_info.split_once(':').unwrap_or((user_info, ""));
+        let path = decoded(path.strip_prefix('/').unwrap_or_default())?;
+        let (service, database) = match kind {
+            RedisKind::Sentinel => path.split_once('/').unwrap_or((&path, "")),
+            _ => ("", path.as_str()),
+        };
+        let default_port = if kind == RedisKind::Sentinel { 26379 } else { 6379 };
+        let url = RedisUrl {
+            text: text.to_owned(),
+            kind,
+            has_tls,
+            user: Some(decoded(user)?).filter(|user| !user.is_empty()),
+            password: Some(decoded(password)?).filter(|password| !password.is_empty()),
+            hosts: hosts.split(',').map(|host| host_and_port(host, default_port)).collect::<Option<_>>()?,
+            service: service.to_owned(),
+            database: if database.is_empty() { 0 } else { database.parse().ok()? },
+            ca_file: ca_file(query, has_tls)?,
+        };
+        let well_formed = password != MASK
             && !text.contains(char::is_whitespace)
-            && hosts.iter().all(|host| is_host(host))
-            && (hosts.len() == 1 || kind != RedisKind::Single)
-            && (kind != RedisKind::Sentinel || !path.is_empty());
-        well_formed.then(|| RedisUrl { text: text.to_owned(), kind })
+            && (url.hosts.len() == 1 || kind != RedisKind::Single)
+            && (url.database == 0 || kind != RedisKind::Cluster)
+            && (kind == RedisKind::Sentinel) != url.service.is_empty();
+        well_formed.then_some(url)
     }
 
     /// The whole URL with its password: for the client library only.
@@ -56,23 +84,39 @@ impl RedisUrl {
         self.kind
     }
 
-    /// Whether they speak TLS.
-    pub fn is_encrypted(&self) -> bool {
-        self.text.starts_with("rediss://")
+    /// Whether the servers, and the sentinels, are spoken to by TLS.
+    pub fn has_tls(&self) -> bool {
+        self.has_tls
     }
 
-    /// Each server as `host:port`.
-    pub fn servers(&self) -> Vec<String> {
-        let rest = self.text.split_once("://").map_or("", |(_, rest)| rest);
-        let authority = rest.split(['/', '?']).next().unwrap_or_default();
-        let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
-        let port = if self.kind == RedisKind::Sentinel { 26379 } else { 6379 };
-        let with_port = |host: &str| match host.rsplit_once(':') {
-            // The colons of an address in brackets are its own.
-            Some((_, after)) if !after.ends_with(']') => host.to_owned(),
-            _ => format!("{host}:{port}"),
-        };
-        hosts.split(',').map(with_port).collect()
+    /// The user of the servers' access control list.
+    pub fn user(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
+    /// The servers' password; sentinels that want one are given the same.
+    pub fn password(&self) -> Option<&str> {
+        self.password.as_deref()
+    }
+
+    /// The servers, or the sentinels; at least one.
+    pub fn hosts(&self) -> &[(String, u16)] {
+        &self.hosts
+    }
+
+    /// What the sentinels call the master; empty without sentinels.
+    pub fn service(&self) -> &str {
+        &self.service
+    }
+
+    /// The database's number; 0 with a cluster.
+    pub fn database(&self) -> u16 {
+        self.database
+    }
+
+    /// PEM certificates that the servers' are checked with, in place of the system's.
+    pub fn ca_file(&self) -> Option<&Path> {
+        self.ca_file.as_deref()
     }
 }
 
@@ -129,17 +173,46 @@ fn masked(text: &str) -> String {
 }
 
 /// `name`, `name:port`, `1.2.3.4:port`, `[::1]:port`.
-fn is_host(text: &str) -> bool {
+fn host_and_port(text: &str, default_port: u16) -> Option<(String, u16)> {
     let (host, port) = match text.strip_prefix('[') {
-        Some(rest) => match rest.split_once(']') {
-            Some((address, after)) if address.parse::<std::net::Ipv6Addr>().is_ok() => (address, after),
-            _ => return false,
-        },
+        Some(rest) => rest.split_once(']').filter(|(address, _)| address.parse::<std::net::Ipv6Addr>().is_ok())?,
         None => text.split_at(text.find(':').unwrap_or(text.len())),
     };
-    let has_port = port.strip_prefix(':').map(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
     let host_is_clean = host.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '-' | '_' | ':'));
-    !host.is_empty() && host_is_clean && has_port.unwrap_or(port.is_empty())
+    let port = match port.strip_prefix(':') {
+        Some(digits) => digits.parse().ok().filter(|port| *port > 0)?,
+        None => port.is_empty().then_some(default_port)?,
+    };
+    (!host.is_empty() && host_is_clean).then(|| (host.to_owned(), port))
+}
+
+/// The query holds `ca=FILE`, with TLS, or `protocol=resp3`, which is spoken anyway.
+fn ca_file(query: &str, has_tls: bool) -> Option<Option<PathBuf>> {
+    let mut file = None;
+    for part in query.split('&').filter(|part| !part.is_empty()) {
+        match part.split_once('=')? {
+            ("ca", path) if has_tls && !path.is_empty() => file = Some(PathBuf::from(decoded(path)?)),
+            ("protocol", "resp3" | "3") => {}
+            _ => return None,
+        }
+    }
+    Some(file)
+}
+
+/// The text with each `%40` and the like put back; a `%` that no two hexadecimal digits follow stands for itself.
+fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let byte = tail.get(..2).filter(|_| *first == b'%').and_then(|digits| {
+            let digits =
+                std::str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))?;
+            u8::from_str_radix(digits, 16).ok()
+        });
+        bytes.push(byte.unwrap_or(*first));
+        rest = if byte.is_some() { &tail[2..] } else { tail };
+    }
+    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]
@@ -155,22 +228,12 @@ mod tests {
             ("redis://[::1]:6379", RedisKind::Single),
             ("redis+cluster://a:1,b:2,c", RedisKind::Cluster),
             ("redis+sentinel://:pw@s1:26379,s2:26379/main/0", RedisKind::Sentinel),
+            ("rediss+sentinel://s1/main?ca=/etc/ca.pem", RedisKind::Sentinel),
+            ("rediss+cluster://a:1,b:2", RedisKind::Cluster),
         ] {
             let url = RedisUrl::parse(text);
             assert_eq!(url.as_ref().map(RedisUrl::kind), Some(kind), "{text}");
             assert_eq!(url.as_ref().map(RedisUrl::with_secrets), Some(text));
-        }
-    }
-
-    #[test]
-    fn each_server_has_a_port() {
-        for (text, servers) in [
-            ("redis://localhost", vec!["localhost:6379"]),
-            ("rediss://user:se:cr@t@[::1]/0", vec!["[::1]:6379"]),
-            ("redis+cluster://a:1,b,[::1]:3", vec!["a:1", "b:6379", "[::1]:3"]),
-            ("redis+sentinel://:pw@s1,s2:5/main", vec!["s1:26379", "s2:5"]),
-        ] {
-            assert_eq!(RedisUrl::parse(text).expect("well-formed").servers(), servers, "{text}");
         }
     }
 
@@ -189,10 +252,32 @@ mod tests {
             "redis://a b",
             "redis://[nonsense]:1",
             "redis+sentinel://s1:26379",
+            "redis+sentinel://s1:26379/?ca=x",
+            "redis+cluster://a/1",
+            "redis://a/x",
+            "redis://a?ca=/ca.pem",
+            "rediss://a?insecure=1",
+            "redisss://a",
+            "redis://a:%ff@b",
             "redis://user:***@host",
         ] {
             assert_eq!(RedisUrl::parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn every_part_is_taken_apart() {
+        let url = |text| RedisUrl::parse(text).expect("a well-formed URL");
+        let plain = url("redis://localhost");
+        assert_eq!((plain.user(), plain.password(), plain.database(), plain.has_tls()), (None, None, 0, false));
+        assert_eq!(plain.hosts(), [("localhost".to_owned(), 6379)]);
+        let full = url("rediss://a%40b:p%2Fw:100%@[::1]:7/3?ca=/etc/my%20ca.pem&protocol=resp3");
+        assert_eq!((full.user(), full.password(), full.database()), (Some("a@b"), Some("p/w:100%"), 3));
+        assert_eq!((full.hosts(), full.has_tls()), (&[("::1".to_owned(), 7)][..], true));
+        assert_eq!(full.ca_file(), Some(Path::new("/etc/my ca.pem")));
+        let sentinels = url("redis+sentinel://:pw@s1,s2:5/main/2");
+        assert_eq!((sentinels.service(), sentinels.database(), sentinels.user()), ("main", 2, None));
+        assert_eq!(sentinels.hosts(), [("s1".to_owned(), 26379), ("s2".to_owned(), 5)]);
     }
 
     #[test]

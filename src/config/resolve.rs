@@ -65,6 +65,12 @@ fn contradictions(config: &Config, origins: &[Origin]) -> Vec<Problem> {
             "message_bytes_max",
         ),
         (
+            config.bus_link_bytes_max >= config.message_bytes_max,
+            "bus_link_bytes_max",
+            "must have room for a message of",
+            "message_bytes_max",
+        ),
+        (
             config.shard_queue_bytes_max >= config.send_queue_bytes_max,
             "shard_queue_bytes_max",
             "must not be smaller than",

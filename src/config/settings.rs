@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::addresses::{AdminAddress, ListenAddress, Networks, PublicAddresses};
-use super::format::{Count, Format, GIB, HOUR_MS, KIB, LogDirectives, LogFormat, MIB, NodeName, Size, Time};
+use super::format::{Count, Format, GIB, HOUR_MS, KIB, LogDirectives, LogFormat, MIB, NodeName, Size, Switch, Time};
 use super::redis_url::{RedisAddress, RedisUrl};
 use super::sources::Reader;
 
@@ -25,6 +25,8 @@ pub struct Setting {
     pub bare: bool,
     /// Whether its flag may be given more than once.
     pub is_list: bool,
+    /// What its flag says without a value, where it may stand alone; such a setting is a TOML boolean.
+    pub alone: Option<&'static str>,
     /// Its explanation: the lines of its documentation.
     help_lines: &'static [&'static str],
     /// Its value in a configuration, as text that reads as the same value, without secrets.
@@ -71,6 +73,7 @@ macro_rules! settings {
             placeholder: <$format as Format>::PLACEHOLDER,
             bare: <$format as Format>::BARE,
             is_list: <$format as Format>::LIST,
+            alone: <$format as Format>::ALONE,
             help_lines: &[$($doc),+],
             written: |config| <$format as Format>::write(&config.$name),
         },)+)+];
@@ -94,6 +97,19 @@ settings! {
         /// Redis between the nodes; none: a cluster of this one node. REDIS_HOST and REDIS_PORT are read as well. A
         /// password belongs into the file or the environment, since everybody on the host can read flags.
         redis: Option<RedisUrl>, RedisAddress, "none";
+    }
+    "Between nodes (with Redis)" {
+        /// Whether the node ends (69) when Redis can't be reached at the start; otherwise it waits for Redis, and
+        /// answers /ws and /ready with 503 meanwhile.
+        redis_required: bool, Switch, "false";
+        /// How long Redis may be out of reach before /ws and /ready answer 503. Open connections stay, and messages
+        /// within the node go on.
+        bus_lost_after: Duration, Time<100, HOUR_MS>, "5s";
+        /// Bytes kept for one other node until it acknowledges them, at most; beyond that senders are answered
+        /// overloaded.
+        bus_link_bytes_max: usize, Size<{ 128 * KIB }, GIB>, "16MiB";
+        /// How long a user may be gone before user:events says offline. A reconnect within it says nothing.
+        offline_grace: Duration, Time<0, HOUR_MS>, "0s";
     }
     "Listeners" {
         /// Where clients connect; more than one with commas between them, or by repeating the flag. A port alone is that

@@ -5,6 +5,8 @@ use std::fs;
 use std::net::SocketAddr;
 use std::str::FromStr;
 
+use ahash::RandomState;
+
 use crate::config::Config;
 use crate::config::machine::{memory_info, read_value};
 use crate::host;
@@ -95,7 +97,8 @@ pub const SYSCTLS: [&str; 7] = [
 impl Survey {
     /// Looks. Opens the listeners and the rings of a shard for a moment, and asks Redis.
     pub fn look(config: &Config) -> Survey {
-        let engine = node::shard_config(config).engine();
+        // No user is hashed here.
+        let engine = node::shard_config(config, &RandomState::new()).engine();
         let slots = (engine.slots_per_ring, engine.sockets_max);
         let clock = |file| read_text(&format!("/sys/devices/system/clocksource/clocksource0/{file}_clocksource"));
         let reserved = read_text("/proc/sys/net/ipv4/ip_local_reserved_ports");

@@ -158,9 +158,9 @@ impl Shard {
         if !request.has_token("upgrade", "websocket") && request.header("sec-websocket-key").is_none() {
             return self.refuse(&handshake::Refusal::NotAnUpgrade.response());
         }
-        if !self.sockets.node.takes_connections() {
+        if let Some(why) = self.sockets.node.refusal() {
             self.sockets.metrics.refused_not_ready.add(1);
-            return respond(request, &Response::retry_after(503, NOT_READY_RETRY_AFTER, "node is stopping\n"));
+            return respond(request, &Response::retry_after(503, NOT_READY_RETRY_AFTER, why));
         }
         if !self.sockets.node.reserve_connection() {
             self.sockets.metrics.refused_capacity.add(1);

@@ -15,6 +15,7 @@ pub mod prometheus;
 pub mod proxy;
 pub mod random;
 pub mod raw;
+pub mod redis;
 pub mod terminal;
 
 use std::time::{Duration, Instant};

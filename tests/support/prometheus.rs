@@ -9,7 +9,7 @@ use std::sync::mpsc::channel;
 
 use serde_json::Value;
 
-use super::{DEADLINE_SLOW, http};
+use super::{DEADLINE_SLOW, eventually, http};
 
 /// A program of Prometheus', from the PATH or from where tests/support/install-tools.sh puts it.
 fn program(name: &str) -> PathBuf {
@@ -65,6 +65,8 @@ impl Prometheus {
         };
         // Whoever stops reading its log would stop it in the end.
         std::thread::spawn(move || lines.iter().for_each(drop));
+        let ready = || (http::get(addr, "/-/ready").status == 200).then_some(());
+        eventually("a Prometheus that is ready", DEADLINE_SLOW, ready);
         Prometheus { child, addr, _data: data }
     }
 

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::hub::effects::Origin;
 use crate::hub::envelope::{MESSAGE_WEIGHT, UserKey};
 use crate::ids::ConnRef;
 use crate::time::Micros;

@@ -1,0 +1,162 @@
+//! Calls about nodes: leases, the registry, who is there.
+
+use std::collections::BTreeMap;
+
+use redis::{Cmd, Value, cmd};
+
+use super::super::call::{Incarnation, LeaseState, NodeId, Seen};
+use super::super::keys::{self, is_node_id};
+use super::super::scripts::Name;
+use super::directory::array;
+use super::open::{number, string};
+use super::servers::Request;
+use super::session::Rim;
+use super::{Call, Reply};
+
+/// How long a lease holds without a renewal; the counter of connections goes with it.
+const LEASE_MS: u64 = 10_000;
+/// How long it is remembered which incarnation was the last, and which were declared dead: a week.
+const REMEMBERED_S: u64 = 7 * 24 * 3600;
+
+/// Carries out a call about nodes; `None` when it failed.
+pub(super) async fn run(rim: &Rim, call: Call) -> Option<Reply> {
+    match call {
+        Call::Acquire => rim.acquire().await,
+        Call::RenewLease { incarnation, connections } => rim.renew_lease(incarnation, connections).await,
+        Call::Release { incarnation } => rim.release(incarnation).await,
+        Call::Look => rim.look().await,
+        Call::DeclareDead { node, incarnation } => rim.declare_dead(&node, incarnation).await,
+        // The others have their own ways.
+        _ => None,
+    }
+}
+
+impl Rim {
+    /// Asks with a command whose keys are all in the slot of `key`.
+    pub async fn ask(&self, key: &str, command: Cmd) -> Option<Value> {
+        self.servers.ask(keys::slot(key.as_bytes()), command).await?.ok()
+    }
+
+    async fn acquire(&self) -> Option<Reply> {
+        let lease = keys::lease(&self.node);
+        let mut command =
+            self.servers.scripts().call(Name::Acquire, &[&lease, &keys::last(&self.node), &keys::lives(&self.node)]);
+        command.arg(&self.token).arg(LEASE_MS).arg(REMEMBERED_S);
+        let parts = array(Some(Ok(self.ask(&lease, command).await?)))?;
+        let incarnation = number(parts.get(1)?)?;
+        if number(parts.first()?)? == 0 {
+            return Some(Reply::Held { incarnation, lapses_ms: number(parts.get(2)?).unwrap_or(0) });
+        }
+        self.enrol(&self.node, incarnation, true).await?;
+        let earlier = parts[2..].iter().filter_map(number).collect();
+        Some(Reply::Acquired { incarnation, earlier })
+    }
+
+    /// Enters a life in the registry, or strikes it off.
+    pub async fn enrol(&self, node: &str, incarnation: Incarnation, is_there: bool) -> Option<()> {
+        let mut command = self.servers.scripts().call(Name::Enrol, &[keys::REGISTRY]);
+        command.arg(node).arg(incarnation).arg(u8::from(is_there));
+        self.ask(keys::REGISTRY, command).await.map(drop)
+    }
+
+    async fn renew_lease(&self, incarnation: Incarnation, connections: u64) -> Option<Reply> {
+        let lease = keys::lease(&self.node);
+        let (last, lives, dead) =
+            (keys::last(&self.node), keys::lives(&self.node), keys::dead(&self.node, incarnation));
+        let mut command = self.servers.scripts().call(Name::RenewLease, &[&lease, &last, &lives, &dead]);
+        command.arg(incarnation).arg(&self.token).arg(LEASE_MS).arg(REMEMBERED_S);
+        let state = match string(&self.ask(&lease, command).await?)?.as_str() {
+            "ours" => LeaseState::Ours,
+            "taken" => LeaseState::Taken,
+            "dead" => LeaseState::Dead,
+            _ => return None,
+        };
+        if state == LeaseState::Ours {
+            let counter = keys::node_connections(&self.node);
+            let count = cmd("SET").arg(&counter).arg(connections).arg("PX").arg(LEASE_MS).take();
+            // The lease is what counts. These two are put right by the next renewal.
+            self.ask(&counter, count).await;
+            self.enrol(&self.node, incarnation, true).await;
+        }
+        Some(Reply::Lease(state))
+    }
+
+    async fn release(&self, incarnation: Incarnation) -> Option<Reply> {
+        let is_empty = self.count_listed(&self.node, incarnation).await? == 0;
+        let lease = keys::lease(&self.node);
+        let mut command = self.servers.scripts().call(Name::Release, &[&lease, &keys::lives(&self.node)]);
+        command.arg(incarnation).arg(&self.token).arg(u8::from(is_empty));
+        self.ask(&lease, command).await?;
+        // Whom this life has left in the directory, other nodes take off: they find it in the registry.
+        if is_empty {
+            self.enrol(&self.node, incarnation, false).await?;
+        }
+        self.delete_counter(&self.node).await?;
+        Some(Reply::Done)
+    }
+
+    /// Users that a life has listed.
+    pub async fn count_listed(&self, node: &str, incarnation: Incarnation) -> Option<u64> {
+        let requests = (0..keys::BUCKETS).map(|bucket| {
+            let key = keys::bucket(node, incarnation, bucket);
+            Request { slot: keys::slot(key.as_bytes()), command: cmd("HLEN").arg(key).take() }
+        });
+        let answers = self.servers.ask_all(requests.collect()).await;
+        answers.into_iter().map(|answer| answer?.ok().as_ref().and_then(number)).sum()
+    }
+
+    /// Deletes a node's counter of connections, unless somebody has its lease: then it is of that life.
+    pub async fn delete_counter(&self, node: &str) -> Option<()> {
+        let lease = keys::lease(node);
+        if matches!(self.ask(&lease, cmd("GET").arg(&lease).take()).await?, Value::Nil) {
+            let counter = keys::node_connections(node);
+            self.ask(&counter, cmd("DEL").arg(&counter).take()).await?;
+        }
+        Some(())
+    }
+
+    async fn look(&self) -> Option<Reply> {
+        let entries = match self.ask(keys::REGISTRY, cmd("HGETALL").arg(keys::REGISTRY).take()).await? {
+            Value::Map(entries) => entries,
+            _ => return None,
+        };
+        let entries: BTreeMap<String, Incarnation> = entries
+            .iter()
+            .filter_map(|(node, incarnation)| {
+                Some((string(node).filter(|node| is_node_id(node))?, number(incarnation)?))
+            })
+            .collect();
+        let requests = entries.keys().map(|node| {
+            let key = keys::lease(node);
+            Request { slot: keys::slot(key.as_bytes()), command: cmd("GET").arg(key).take() }
+        });
+        let leases = self.servers.ask_all(requests.collect()).await;
+        let mut nodes = Vec::with_capacity(entries.len());
+        for ((node, incarnation), lease) in entries.iter().zip(leases) {
+            // Not to know is no absence.
+            let lease = lease?.ok()?;
+            let holder = string(&lease).and_then(|text| text.split_once(':')?.0.parse::<Incarnation>().ok());
+            let has_lease = holder == Some(*incarnation);
+            nodes.push(Seen { node: node.as_str().into(), incarnation: *incarnation, has_lease });
+        }
+        let mut foreign: Vec<NodeId> = Vec::new();
+        for server in self.servers.all() {
+            let pattern = format!("{}*", keys::NODE_CHANNEL_PREFIX);
+            let question = cmd("PUBSUB").arg("CHANNELS").arg(pattern).take();
+            let channels = array(self.servers.ask_server(&server, question).await)?;
+            let names = channels.iter().filter_map(string);
+            foreign.extend(names.filter_map(|name| keys::node_of_channel(&name)));
+        }
+        foreign.retain(|node| !entries.contains_key(node.as_str()) && *node != self.node);
+        foreign.sort_unstable();
+        foreign.dedup();
+        Some(Reply::Looked { nodes, foreign })
+    }
+
+    async fn declare_dead(&self, node: &str, incarnation: Incarnation) -> Option<Reply> {
+        let lease = keys::lease(node);
+        let mut command = self.servers.scripts().call(Name::DeclareDead, &[&lease, &keys::dead(node, incarnation)]);
+        command.arg(incarnation).arg(REMEMBERED_S);
+        Some(Reply::Declared(number(&self.ask(&lease, command).await?)? == 1))
+    }
+}

@@ -1,0 +1,100 @@
+-- What the scripts of the directory share; it stands in front of each of them.
+--
+-- KEYS[1] is user:node:<user>, the contract's string; KEYS[2] the hash of the user's holders:
+--   <node>       -> incarnation:op:since    a holder, the number that wrote it, and the version since which it holds
+--   #gone:<node> -> incarnation:op:until    the number of a removal, kept until then (ms), so that an earlier
+--                                           registration that comes late is known as such
+--   #grace       -> until:incarnation:node  nobody holds the user; offline is to be published then (ms)
+--   #version     -> grows with every change
+-- Numbers are below 2^53, so Lua's are exact.
+
+local function now_us()
+  local time = redis.call('TIME')
+  return tonumber(time[1]) * 1000000 + tonumber(time[2])
+end
+
+-- Lua prints large numbers with an exponent.
+local function digits(number)
+  return string.format('%.0f', number)
+end
+
+local function three(text)
+  local a, b, c = string.match(text, '^(%d+):(%d+):(.+)$')
+  return tonumber(a), tonumber(b), c
+end
+
+-- Whether the number (incarnation, op) is later than the second.
+local function is_later(incarnation, op, than_incarnation, than_op)
+  return incarnation > than_incarnation or (incarnation == than_incarnation and op > than_op)
+end
+
+-- The hash, with its holders in `nodes`, the oldest first.
+local function read_user()
+  local user = { nodes = {}, holders = {}, gone = {}, version = 0 }
+  local all = redis.call('HGETALL', KEYS[2])
+  for at = 1, #all, 2 do
+    local field, value = all[at], all[at + 1]
+    if string.byte(field) ~= 35 then
+      local incarnation, op, since = three(value)
+      if incarnation then
+        user.holders[field] = { incarnation = incarnation, op = op, since = tonumber(since) }
+        user.nodes[#user.nodes + 1] = field
+      end
+    elseif field == '#version' then
+      user.version = tonumber(value) or 0
+    elseif field == '#grace' then
+      local ends, incarnation, node = three(value)
+      user.grace = { ends = ends or 0, incarnation = incarnation or 0, node = node }
+    else
+      local incarnation, op, ends = three(value)
+      if incarnation then
+        user.gone[string.sub(field, 7)] = { incarnation = incarnation, op = op, ends = tonumber(ends) }
+      end
+    end
+  end
+  if #user.nodes > 1 then
+    table.sort(user.nodes, function(a, b)
+      return user.holders[a].since < user.holders[b].since
+    end)
+  end
+  return user
+end
+
+-- The next version: also greater than those before Redis lost the hash, unless its clock went back by more than that.
+local function next_version(user, now)
+  return math.max(user.version + 1, now)
+end
+
+-- Takes `node` off: leaves the number of the removal, promotes the newest of the other holders, or ends the user's
+-- presence, with a grace or at once. `offline` is the event's JSON.
+local function remove(user, node, incarnation, op, now, keep_ms, ttl_s, grace_ms, offline)
+  local held = user.holders[node]
+  local now_ms = math.floor(now / 1000)
+  redis.call('HDEL', KEYS[2], node)
+  redis.call('HSET', KEYS[2],
+    '#gone:' .. node, digits(incarnation) .. ':' .. digits(op) .. ':' .. digits(now_ms + keep_ms + grace_ms),
+    '#version', digits(next_version(user, now)))
+  local newest
+  for _, other in ipairs(user.nodes) do
+    if other ~= node then newest = other end
+  end
+  if newest then
+    redis.call('SET', KEYS[1], newest, 'EX', ttl_s)
+    redis.call('EXPIRE', KEYS[2], ttl_s)
+    return
+  end
+  local named = redis.call('GET', KEYS[1])
+  if named == node then redis.call('DEL', KEYS[1]) end
+  local ends = now_ms + keep_ms + grace_ms
+  if user.grace then ends = math.max(ends, user.grace.ends + keep_ms) end
+  redis.call('PEXPIREAT', KEYS[2], digits(ends))
+  -- A string that names another node is a foreign node's: there the user is still online.
+  if (held and not named) or named == node then
+    if grace_ms > 0 then
+      redis.call('HSET', KEYS[2], '#grace', digits(now_ms + grace_ms) .. ':' .. digits(incarnation) .. ':' .. node)
+    else
+      redis.call('HDEL', KEYS[2], '#grace')
+      redis.call('PUBLISH', 'user:events', offline)
+    end
+  end
+end
