@@ -23,7 +23,7 @@ test: test-tools ## Run all tests, with cargo nextest where it is installed
 		set -x; $(CARGO) test --workspace; \
 	fi
 
-test-tools: ## Install what the tests use: redis-server, nginx, HAProxy; Prometheus and Python's websockets under target/
+test-tools: ## Install what the tests use: redis-server, nginx, HAProxy; Prometheus and Python packages under target/
 	@tests/support/install-tools.sh
 
 check: ## Type-check everything

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
@@ -13,6 +13,9 @@ use crate::shard::Audience;
 
 /// Unsent bytes the kernel takes beyond what is on its way: a slow reader's backlog stays where it is counted.
 const NOTSENT_LOWAT_BYTES: u32 = 128 << 10;
+/// How long an address may be in use before that is an error, and how often it is tried again.
+const IN_USE_MAX: Duration = Duration::from_secs(2);
+const IN_USE_AGAIN: Duration = Duration::from_millis(10);
 /// A peer that acknowledges nothing for so long is gone.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -69,7 +72,7 @@ pub fn open(what: &'static str, addr: SocketAddr, count: usize, backlog: u32) ->
     };
     if addr.port() != 0 {
         // With SO_REUSEPORT on both sides a second gateway would take half of the connections, silently.
-        bind(addr, false).map_err(failed)?;
+        bind_alone(addr).map_err(failed)?;
     }
     let first = bind(addr, true).map_err(failed)?;
     let addr = first.local_addr().and_then(|bound| bound.as_socket().ok_or(io::ErrorKind::Unsupported.into()));
@@ -83,6 +86,24 @@ pub fn open(what: &'static str, addr: SocketAddr, count: usize, backlog: u32) ->
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX)).map_err(failed)?;
     }
     Ok(Listeners { addr, sockets: sockets.into_iter().map(OwnedFd::from).collect() })
+}
+
+/// Binds an address that nobody else listens on, and lets it go.
+///
+/// A process that was killed leaves its rings to the kernel, which closes their listeners some 10 ms after the process has
+/// gone: who starts it again at once finds the address in use.
+fn bind_alone(addr: SocketAddr) -> io::Result<()> {
+    let end = Instant::now() + IN_USE_MAX;
+    loop {
+        match bind(addr, false) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < end => {
+                // No shard runs yet.
+                #[allow(clippy::disallowed_methods)]
+                std::thread::sleep(IN_USE_AGAIN);
+            }
+            result => return result.map(drop),
+        }
+    }
 }
 
 fn bind(addr: SocketAddr, shared: bool) -> io::Result<Socket> {

@@ -7,26 +7,34 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::client::message_from;
-use support::resp::Reply;
+use support::resp::{Reply, Resp};
 use support::{Client, DEADLINE, Nodes, eventually};
 
-/// How soon the users of a dead node must be offline.
-const OFFLINE: Duration = Duration::from_secs(15);
+/// How soon the users of a dead node must be offline: 15 s, and 5 s more because nobody is declared dead by a node that has
+/// not yet seen Redis healthy for 15 s, and these have just been started.
+const OFFLINE: Duration = Duration::from_secs(20);
 
 /// Users of the node that dies.
 const USERS: usize = 200;
+
+/// The keys that have no end and name the node or one of its users.
+fn left_behind(redis: &mut Resp, node_id: &str) -> Vec<String> {
+    let keys = redis.call(&["KEYS", "*"]).list();
+    let keys = keys.iter().map(Reply::text).filter(|key| key.contains(node_id) || key.contains("lost"));
+    keys.filter(|key| redis.call(&["PTTL", key]) == Reply::Number(-1)).collect()
+}
 
 #[test]
 fn users_of_a_killed_node_go_offline_once() {
     let mut nodes = Nodes::start();
     let mut redis = nodes.service();
     let mut events = nodes.events();
-    let clients = nodes[1].clients("lost", USERS);
+    let mut clients = nodes[1].clients("lost", USERS);
     let users: Vec<String> = clients.iter().map(|client| client.user.clone()).collect();
-    // Half of her is on the node that dies, the newest half even.
     let mut here = nodes[0].client("here");
+    // Half of her is on the node that dies, the newer half even.
     let mut alice = nodes[2].client("alice");
-    let alice_lost = nodes[1].client("alice");
+    clients.push(nodes[1].client("alice"));
     let all = users.iter().cloned().chain(["here".to_owned(), "alice".to_owned()]);
     events.expect_each(DEADLINE, "online", all);
     here.send_to("alice", "1");
@@ -47,50 +55,31 @@ fn users_of_a_killed_node_go_offline_once() {
     for user in &users {
         assert_eq!(redis.get(&format!("user:node:{user}")), None, "{user}");
     }
-    eventually("alice's mapping names the node that holds her", DEADLINE, || {
+    eventually("user:node:alice names the node that holds her", DEADLINE, || {
         (redis.get("user:node:alice").as_ref() == Some(&nodes[2].node_id)).then_some(())
     });
     let counter = format!("node:connections:{id}");
     eventually("no counter of the dead node", OFFLINE, || redis.get(&counter).is_none().then_some(()));
-    assert_eq!(redis.get(&format!("node:connections:{}", nodes[0].node_id)).as_deref(), Some("1"));
+    assert!(redis.get(&format!("node:connections:{}", nodes[0].node_id)).is_some(), "the living keep theirs");
+    let mut left = Vec::new();
+    eventually("nothing without an end of the dead node or its users", OFFLINE, || {
+        let now = left_behind(&mut redis, &id);
+        if now != left {
+            println!("left: {now:?}");
+            left = now;
+        }
+        left.is_empty().then_some(())
+    });
     here.send_to("alice", "3");
     alice.expect(&message_from("here", 3));
 
     // It starts again under its id, and its users come back: each is online once, and nothing came in between.
-    nodes.restart(1, &[]);
+    nodes.restart(1);
     let mut back: Vec<Client> = nodes[1].clients("lost", USERS);
     events.expect_each(DEADLINE, "online", users.iter().cloned());
     here.send_to("lost7", "\"welcome back\"");
-    back[7].expect(&message_from("here", "welcome back"));
-    alice_lost.vanish();
+    let first = back[7].next_json();
+    assert_eq!(first, message_from("here", "welcome back"));
     drop(alice);
     events.expect("offline", "alice");
-}
-
-#[test]
-fn a_dead_node_leaves_nothing_behind() {
-    let mut nodes = Nodes::with(2, &[]);
-    let mut redis = nodes.service();
-    let mut events = nodes.events();
-    let clients = nodes[1].clients("lost", 20);
-    events.expect_each(DEADLINE, "online", clients.iter().map(|client| client.user.clone()));
-    nodes.kill(1);
-    events.expect_each(OFFLINE, "offline", clients.iter().map(|client| client.user.clone()));
-    // All that is left with the id of the dead node, or with a user of its, has an end.
-    let id = nodes[1].node_id.clone();
-    let left = |redis: &mut support::resp::Resp| -> Vec<String> {
-        let Reply::List(keys) = redis.call(&["KEYS", "*"]) else { panic!("KEYS answers a list") };
-        let keys = keys.iter().map(Reply::text).filter(|key| key.contains(&id) || key.contains("lost"));
-        keys.filter(|key| redis.call(&["PTTL", key]) == Reply::Number(-1)).collect()
-    };
-    let mut last = Vec::new();
-    let mut look = || {
-        last = left(&mut redis);
-        last.is_empty().then_some(())
-    };
-    let end = Instant::now() + OFFLINE;
-    while look().is_none() {
-        assert!(Instant::now() < end, "left without an end: {last:?}");
-        eventually("a moment", DEADLINE, || Some(()));
-    }
 }

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use support::fake_host::{FakeHost, Ran, TUNE};
+use support::fake_host::{FakeHost, Ran, TUNE, assert_same};
 use support::random::Random;
 use support::{DEADLINE_SLOW, eventually};
 
@@ -30,7 +30,7 @@ fn a_plan_says_what_and_why_and_changes_nothing() {
     assert!(plan.out.contains("wait to be accepted") && plan.out.contains("Risk:"), "{}", plan.out);
     assert!(plan.out.contains("/etc/sysctl.d/60-ringmesh.conf: would be written"), "{}", plan.out);
     host.tune(&["verify"]).expect(1);
-    assert_eq!(host.everything(), before);
+    assert_same(&host.everything(), &before);
 }
 
 #[test]
@@ -60,12 +60,11 @@ fn apply_sets_and_keeps_a_second_one_changes_nothing_and_rollback_takes_all_back
     let after = host.everything();
     // The second is given no numbers: those of the first hold.
     assert!(host.tune(&["apply"]).expect(0).out.contains("\n0 changes."));
-    assert_eq!(host.everything(), after);
+    assert_same(&host.everything(), &after);
     host.tune(&["verify"]).expect(0);
 
     host.tune(&["rollback"]).expect(0);
-    assert_eq!(host.everything().iter().find(|(path, text)| before.get(*path) != Some(*text)), None);
-    assert_eq!(host.everything(), before);
+    assert_same(&host.everything(), &before);
     assert!(host.tune(&["rollback"]).expect(0).out.contains("0 changes taken back"));
 }
 
@@ -80,14 +79,14 @@ fn what_was_before_the_first_apply_outlives_later_ones() {
     host.tune(&["apply", "--profile", "lb,redis"]).expect(0);
     assert_eq!(host.value("/sys/kernel/mm/transparent_hugepage/enabled"), "never");
     host.tune(&["rollback"]).expect(0);
-    assert_eq!(host.everything(), before);
+    assert_same(&host.everything(), &before);
 }
 
 #[test]
 fn larger_values_stay_whatever_they_are() {
     let mut random = Random::from_environment();
     let keys = ["net.core.somaxconn", "net.ipv4.tcp_max_syn_backlog", "net.netfilter.nf_conntrack_max", "fs.nr_open"];
-    for _ in 0..4 {
+    for _ in 0..3 {
         let host = FakeHost::new();
         for key in keys {
             host.set(key, &(random.bits() >> (33 + random.below(31))).to_string());
@@ -109,7 +108,7 @@ fn larger_values_stay_whatever_they_are() {
         host.tune(&["verify"]).expect(0);
         assert!(host.tune(&["apply"]).expect(0).out.contains("\n0 changes."));
         host.tune(&["rollback"]).expect(0);
-        assert_eq!(host.everything(), before);
+        assert_same(&host.everything(), &before);
     }
 }
 
@@ -148,7 +147,7 @@ fn harmful_values_are_refused_in_every_table() {
         let path = host.path("table");
         let ran = host.tune(&["apply", "--settings", path.to_str().expect("UTF-8")]).expect(2);
         assert!(ran.errors.contains(key) && ran.errors.contains("is refused"), "{}", ran.errors);
-        assert_eq!(host.everything(), before, "not even the harmless one is set");
+        assert_same(&host.everything(), &before);
     }
 }
 
@@ -184,7 +183,7 @@ fn an_interrupted_apply_is_finished_by_the_next_or_taken_back() {
     // A setting whose write never ends holds the script in the middle: others are set, and it has yet to be.
     let stuck = host.path(&FakeHost::file_of("net.ipv4.tcp_slow_start_after_idle"));
     fs::remove_file(&stuck).expect("the file was there");
-    nix::unistd::mkfifo(&stuck, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    assert!(Command::new("mkfifo").arg(&stuck).status().expect("mkfifo is installed").success());
     let mut command = host.command(&["apply"]);
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let mut apply = command.stdout(Stdio::null()).spawn().expect("the script starts");
@@ -206,7 +205,7 @@ fn an_interrupted_apply_is_finished_by_the_next_or_taken_back() {
     host.tune(&["apply"]).expect(0);
     host.tune(&["verify"]).expect(0);
     host.tune(&["rollback"]).expect(0);
-    assert_eq!(host.everything(), before);
+    assert_same(&host.everything(), &before);
 }
 
 #[test]
@@ -222,7 +221,7 @@ fn what_somebody_else_has_changed_since_is_not_taken_back() {
     assert_eq!((host.value("vm.swappiness"), host.value("net.core.somaxconn")), ("33".into(), "4096".into()));
     assert_eq!(host.value("/sys/class/net/wide/queues/tx-3/xps_cpus"), "0");
     host.tune(&["rollback", "--force"]).expect(0);
-    assert_eq!(host.everything(), before);
+    assert_same(&host.everything(), &before);
 }
 
 #[test]
@@ -233,9 +232,9 @@ fn a_file_of_somebody_else_stops_apply_before_it_changes_anything() {
         let before = host.everything();
         let ran = host.tune(&["apply"]).expect(2);
         assert!(ran.errors.contains(file) && ran.errors.contains("nothing was changed"), "{}", ran.errors);
-        assert_eq!(host.everything(), before);
+        assert_same(&host.everything(), &before);
         host.tune(&["rollback"]).expect(0);
-        assert_eq!(host.everything(), before);
+        assert_same(&host.everything(), &before);
     }
 }
 
@@ -254,7 +253,7 @@ fn in_a_container_nothing_is_changed() {
         assert!(ran.out.contains("net.core.somaxconn"), "it says what is missing: {}", ran.out);
         assert_eq!(host.tune(&["verify", "--json"]).expect(1).json()["place"], "container");
         assert!(host.tune(&["rollback"]).expect(2).errors.contains("a container"));
-        assert_eq!(host.everything(), before);
+        assert_same(&host.everything(), &before);
         host.tune(&["apply", "--assume-host"]).expect(0);
         assert_eq!(host.value("net.core.somaxconn"), "25000");
     }
@@ -396,7 +395,7 @@ fn a_wrong_command_line_says_what_is_right() {
         (vec!["apply", "--connections", "999999999999999999999"], "a whole number"),
         (vec!["apply", "--connections=5"], "--connections 5"),
         (vec!["apply", "--profile", "sever"], "known are server, lb, loadgen, redis"),
-        (vec!["apply", "--profile", ""], "known are server"),
+        (vec!["apply", "--profile", ""], "--profile needs a value"),
         (vec!["apply", "--profile", "lb,"], "or several with commas"),
         (vec!["verify", "--pid", "99999"], "no such process"),
         (vec!["verify", "--port", "70000"], "a number from 1 to 65535"),
@@ -407,7 +406,7 @@ fn a_wrong_command_line_says_what_is_right() {
         let ran = host.tune(&arguments).expect(2);
         assert!(ran.errors.contains(said), "{arguments:?}: {}", ran.errors);
     }
-    assert_eq!(host.everything(), before);
+    assert_same(&host.everything(), &before);
 }
 
 #[test]
@@ -444,7 +443,7 @@ fn in_a_namespace(script: &str) -> Ran {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut command = Command::new("unshare");
     // Without root, in a user namespace of its own as well.
-    if !nix::unistd::geteuid().is_root() {
+    if !rustix::process::geteuid().is_root() {
         command.arg("--map-root-user");
     }
     command.args(["--net", "bash", "-euc", script]).env("STATE", folder.path()).env("TUNE", TUNE).stdin(Stdio::null());

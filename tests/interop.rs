@@ -4,28 +4,19 @@
 
 mod support;
 
-use std::path::PathBuf;
 use std::process::Command;
 
 use serde_json::json;
-use support::Gateway;
 use support::client::{broadcast_from, message_from};
-
-/// The interpreter that has `websockets`.
-fn python() -> PathBuf {
-    match std::env::var_os("TEST_PYTHON") {
-        Some(path) => path.into(),
-        None => concat!(env!("CARGO_MANIFEST_DIR"), "/target/test-venv/bin/python").into(),
-    }
-}
+use support::{Gateway, python};
 
 #[test]
 fn pythons_websockets_speaks_with_the_gateway() {
     let gateway = Gateway::start();
     let mut rust = gateway.client("rust");
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/interop.py");
-    let mut child = Command::new(python())
-        .args([script, &format!("ws://{}/ws", gateway.addr)])
+    let mut child = Command::new(python::interpreter())
+        .arg(python::path("interop.py"))
+        .arg(format!("ws://{}/ws", gateway.addr))
         .spawn()
         .expect("Python with `websockets`: run `make test-tools`, or set TEST_PYTHON");
     rust.expect(&message_from("python", json!({"hello": "日本", "n": 1.5})));

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use support::client::message_from;
 use support::gateway::serve_arguments;
 use support::process::Process;
+use support::proxy::OwnHosts;
 use support::{DEADLINE, DEADLINE_SLOW, Gateway, eventually, http};
 
 #[test]
@@ -112,6 +113,21 @@ fn an_address_in_use_is_refused_with_a_clear_message() {
     }
     // The first one has lost none of its connections to the second.
     first.clients("user", 32).iter_mut().for_each(support::Client::expect_pong);
+}
+
+#[test]
+fn a_node_that_was_killed_starts_again_at_once_where_it_was() {
+    // Nobody else has a port of this address, whatever else runs.
+    let addr = format!("{}:8080", OwnHosts::next().node(0));
+    let mut running = Gateway::with(&[("--listen", &addr)]);
+    for _ in 0..5 {
+        let _clients = running.clients("user", 20);
+        running.signal(Signal::SIGKILL);
+        running.wait_for_exit(DEADLINE);
+        // The kernel may still be closing the listeners of the one before.
+        running = Gateway::with(&[("--listen", &addr)]);
+    }
+    running.client("user").expect_pong();
 }
 
 /// The executor thread of a shard, and the number of that shard, both told by names such as `shard-1-2`.

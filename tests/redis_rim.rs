@@ -1,22 +1,379 @@
-//! Goal: harness works.
+//! Goal: the directory and the leases in Redis hold against the races that cluster.md's rules name: each test is one.
+//!
+//! Method: rims of one or several nodes driven by hand against a real Redis; the calls are made in the order that a race
+//! would bring about.
+
 mod support;
-use support::redis::*;
+
+use compact_str::CompactString;
+use ringmesh::bus::call::{Call, LeaseState, Location, Reply, Why};
+use ringmesh::bus::redis::Event;
+use support::redis::RedisServer;
+use support::rim::{Rim, on_one_thread};
+
 #[test]
-fn harness() {
-    let mut one = RedisServer::start();
-    let mut c = one.connect();
-    let _: () = redis::cmd("PING").query(&mut c).unwrap();
-    one.kill();
-    one.start_again();
-    println!("{}", one.url());
-    let pw = RedisServer::with_password("secret");
-    println!("{} {}", pw.url(), pw.ask(&["PING"]));
-    let tls = RedisServer::with_tls();
-    println!("{} {}", tls.url(), tls.ask(&["PING"]));
-    let t = std::time::Instant::now();
-    let s = Sentinels::start();
-    println!("{} {:?} {:?}", s.url(), s.master_port(), t.elapsed());
-    let t = std::time::Instant::now();
-    let s = RedisCluster::start(3, 1);
-    println!("{} {:?}", s.url(), t.elapsed());
+fn a_user_is_where_the_newest_holder_is_and_events_come_once() {
+    let redis = RedisServer::start();
+    on_one_thread(async {
+        let (mut a, mut b) = (Rim::connected(&redis.url(), "a").await, Rim::connected(&redis.url(), "b").await);
+        a.hear_events().await;
+        let (first, others) = a.register("alice").await;
+        assert!(others.is_empty());
+        assert_eq!(redis.ask(&["GET", "user:node:alice"]), "a");
+        let ttl_s: u64 = redis.ask(&["TTL", "user:node:alice"]).parse().expect("seconds");
+        assert!((3590..=3600).contains(&ttl_s), "{ttl_s}");
+        let (second, others) = b.register("alice").await;
+        assert!(second > first);
+        assert_eq!(others, ["a"]);
+        assert_eq!(redis.ask(&["GET", "user:node:alice"]), "b", "services are sent to the newest");
+        assert_eq!(a.holders("alice").await, ["a", "b"], "the oldest comes first");
+        b.unregister("alice", 0).await;
+        assert_eq!(redis.ask(&["GET", "user:node:alice"]), "a", "the holder that is left takes his place");
+        assert_eq!(a.user_events(&redis).await, ["online alice a"]);
+        a.unregister("alice", 0).await;
+        assert_eq!(redis.ask(&["EXISTS", "user:node:alice"]), "0");
+        assert_eq!(a.locate("alice").await, Location::default());
+        assert_eq!(a.user_events(&redis).await, ["offline alice a"]);
+        assert_eq!(redis.ask(&["KEYS", "*users"]), "", "nobody is listed any more");
+    });
+}
+
+#[test]
+fn late_commands_lose() {
+    let redis = RedisServer::start();
+    on_one_thread(async {
+        let mut a = Rim::connected(&redis.url(), "a").await;
+        a.hear_events().await;
+        let early = a.registration("alice", Why::Arrival);
+        assert!(matches!(a.call(early.clone()).await, Reply::Registered { .. }));
+        let removal = a.removal("alice", 0);
+        assert_eq!(a.call(removal.clone()).await, Reply::Unregistered);
+        // The registration again, as a stalled connection would bring it.
+        assert_eq!(a.call(early).await, Reply::Superseded);
+        assert_eq!(redis.ask(&["EXISTS", "user:node:alice"]), "0");
+        // The user has come back; the removal again.
+        let again = a.registration("alice", Why::Arrival);
+        assert!(matches!(a.call(again.clone()).await, Reply::Registered { .. }));
+        a.call(removal).await;
+        assert_eq!(a.holders("alice").await, ["a"]);
+        assert_ne!(redis.ask(&["KEYS", "*users"]), "", "and is listed for the case that the node dies");
+        // The same registration twice is one.
+        assert!(matches!(a.call(again).await, Reply::Registered { .. }));
+        assert_eq!(a.user_events(&redis).await, ["online alice a", "offline alice a", "online alice a"]);
+    });
+}
+
+#[test]
+fn an_earlier_life_removes_nothing_of_the_one_after_it() {
+    let redis = RedisServer::start();
+    on_one_thread(async {
+        let mut a = Rim::connected(&redis.url(), "a").await;
+        let old = a.incarnation;
+        a.register("alice").await;
+        redis.ask(&["DEL", "rm:{n:a}:lease"]);
+        assert_eq!(a.acquire().await, [old], "the life before it is to be reaped");
+        assert!(a.incarnation > old);
+        a.register("alice").await;
+        let stale = Call::Unregister { user: "alice".into(), incarnation: old, op: 1000, grace_ms: 0 };
+        a.call(stale).await;
+        assert_eq!(a.holders("alice").await, ["a"]);
+        assert_eq!(a.call(Call::Reap { node: "a".into(), incarnation: old }).await, Reply::Reaped(true));
+        let location = a.locate("alice").await;
+        assert_eq!(location.holders.first().map(|holder| holder.incarnation), Some(a.incarnation));
+        let stale = Call::Register { user: "alice".into(), incarnation: old, op: 2000, why: Why::Arrival };
+        assert_eq!(a.call(stale).await, Reply::Superseded);
+        redis.ask(&["DEL", "rm:{n:a}:lease"]);
+        assert_eq!(a.acquire().await.len(), 1, "what is reaped is not named again");
+    });
+}
+
+#[test]
+fn a_reconnect_within_the_grace_is_silent_and_an_end_of_it_is_told_once() {
+    let redis = RedisServer::start();
+    on_one_thread(async {
+        let (mut a, mut b) = (Rim::connected(&redis.url(), "a").await, Rim::connected(&redis.url(), "b").await);
+        a.hear_events().await;
+        a.register("alice").await;
+        a.unregister("alice", 60_000).await;
+        assert_eq!(redis.ask(&["EXISTS", "user:node:alice"]), "0", "nobody can reach the user meanwhile");
+        b.register("alice").await;
+        assert_eq!(a.user_events(&redis).await, ["online alice a"]);
+        let ends = |rim: &Rim| Call::EndGrace { user: "alice".into(), incarnation: rim.incarnation };
+        let end = ends(&a);
+        assert_eq!(a.call(end).await, Reply::Done, "the user is elsewhere");
+        assert_eq!(redis.ask(&["KEYS", "rm:{n:a:*"]), "", "and not listed at the first node any more");
+        b.unregister("alice", 300).await;
+        // Asked for too early it waits.
+        let end = ends(&b);
+        assert_eq!(b.call(end.clone()).await, Reply::Done);
+        assert_eq!(b.call(end).await, Reply::Done);
+        assert_eq!(a.user_events(&redis).await, ["offline alice b"]);
+        assert_eq!(redis.ask(&["KEYS", "*users"]), "");
+    });
+}
+
+#[test]
+fn what_is_put_back_is_silent() {
+    let redis = RedisServer::start();
+    on_one_thread(async {
+        let mut a = Rim::connected(&redis.url(), "a").await;
+        a.hear_events().await;
+        let call = a.registration("alice", Why::Restore);
+        assert!(matches!(a.call(call).await, Reply::Registered { .. }));
+        let alice = a.op() - 1;
+        assert_eq!(a.renew(&[("alice", alice)]).await, 0);
+        // A foreign node's plain SET and DEL.
+        redis.ask(&["SET", "user:node:alice", "foreign", "EX", "3600"]);
+        assert_eq!(a.locate("alice").await.foreign.as_deref(), Some("foreign"));
+        assert_eq!(a.renew(&[("alice", alice)]).await, 1);
+        assert_eq!(redis.ask(&["GET", "user:node:alice"]), "a");
+        redis.ask(&["DEL", "user:node:alice"]);
+        assert_eq!(a.renew(&[("alice", alice)]).await, 1);
+        assert_eq!(redis.ask(&["GET", "user:node:alice"]), "a");
+        // Everything lost, the scripts too.
+        redis.ask(&["FLUSHALL"]);
+        redis.ask(&["SCRIPT", "FLUSH"]);
+        assert_eq!(a.renew(&[("alice", alice)]).await, 1);
+        assert_eq!(a.holders("alice").await, ["a"]);
+        assert_ne!(redis.ask(&["KEYS", "*users"]), "");
+        // A renewal that was under way when the user left.
+        a.unregister("alice", 0).await;
+        assert_eq!(a.renew(&[("alice", alice)]).await, 0);
+        assert_eq!(redis.ask(&["EXISTS", "user:node:alice"]), "0");
+        assert_eq!(a.user_events(&redis).await, ["offline alice a"]);
+    });
+}
+
+#[test]
+fn a_user_whom_a_foreign_node_took_over_stays_there() {
+    let redis = RedisServer::start();
+    on_one_thread(async {
+        let mut a = Rim::connected(&redis.url(), "a").await;
+        a.hear_events().await;
+        a.register("alice").await;
+        redis.ask(&["SET", "user:node:alice", "foreign", "EX", "3600"]);
+        a.unregister("alice", 0).await;
+        assert_eq!(redis.ask(&["GET", "user:node:alice"]), "foreign");
+        let location = a.locate("alice").await;
+        assert_eq!((location.version, location.foreign.as_deref()), (0, Some("foreign")));
+        assert_eq!(a.user_events(&redis).await, ["online alice a"]);
+    });
+}
+
+#[test]
+fn one_process_has_the_lease_of_an_id() {
+    let redis = RedisServer::start();
+    on_one_thread(async {
+        let mut a = Rim::connected(&redis.url(), "a").await;
+        let first = a.incarnation;
+        assert!(a.acquire().await.is_empty(), "asked again, as after a lost answer");
+        assert_eq!(a.incarnation, first);
+        let mut twin = Rim::start(&redis.url(), "a");
+        twin.reconnected().await;
+        match twin.call(Call::Acquire).await {
+            Reply::Held { incarnation, lapses_ms } => {
+                assert_eq!(incarnation, first);
+                assert!((1..=10_000).contains(&lapses_ms), "{lapses_ms}");
+            }
+            other => panic!("{other:?}"),
+        }
+        let renewal = Call::RenewLease { incarnation: first, connections: 7 };
+        assert_eq!(a.call(renewal.clone()).await, Reply::Lease(LeaseState::Ours));
+        assert_eq!(redis.ask(&["GET", "node:connections:a"]), "7");
+        assert_ne!(redis.ask(&["PTTL", "node:connections:a"]), "-1");
+        // It lapses, and nobody minds: the node was not declared dead.
+        redis.ask(&["DEL", "rm:{n:a}:lease"]);
+        assert_eq!(a.call(renewal.clone()).await, Reply::Lease(LeaseState::Ours));
+        // It lapses, and the other process takes it.
+        redis.ask(&["DEL", "rm:{n:a}:lease"]);
+        assert_eq!(twin.acquire().await, [first]);
+        assert!(twin.incarnation > first);
+        assert_eq!(a.call(renewal.clone()).await, Reply::Lease(LeaseState::Taken));
+        // Also after that one's lease has lapsed as well: the newer life has the right.
+        redis.ask(&["DEL", "rm:{n:a}:lease"]);
+        assert_eq!(a.call(renewal).await, Reply::Lease(LeaseState::Taken));
+        assert_eq!(a.call(Call::Release { incarnation: first }).await, Reply::Done);
+        let renewal = Call::RenewLease { incarnation: twin.incarnation, connections: 0 };
+        assert_eq!(twin.call(renewal).await, Reply::Lease(LeaseState::Ours));
+        assert_eq!(redis.ask(&["GET", "node:connections:a"]), "0");
+        let release = Call::Release { incarnation: twin.incarnation };
+        assert_eq!(twin.call(release).await, Reply::Done);
+        assert_eq!(redis.ask(&["KEYS", "*"]), "rm:{n:a}:last", "nothing is left but the number");
+    });
+}
+
+#[test]
+fn incarnations_grow_also_when_the_clock_went_back() {
+    let redis = RedisServer::start();
+    on_one_thread(async {
+        let far = u64::pow(10, 15) * 5;
+        redis.ask(&["SET", "rm:{n:a}:last", &far.to_string()]);
+        let a = Rim::connected(&redis.url(), "a").await;
+        assert_eq!(a.incarnation, far + 1);
+    });
+}
+
+#[test]
+fn a_dead_node_is_reaped_once_and_a_live_one_never() {
+    let redis = RedisServer::start();
+    on_one_thread(async {
+        let (mut a, mut b) = (Rim::connected(&redis.url(), "a").await, Rim::connected(&redis.url(), "b").await);
+        const USERS: usize = 3000;
+        let calls: Vec<_> = (0..USERS).map(|at| a.registration(&format!("user-{at}"), Why::Arrival)).collect();
+        let ids: Vec<_> = calls.into_iter().map(|call| a.hand_over(call)).collect();
+        for id in ids {
+            let reply =
+                a.wait_for("a reply", |event| matches!(event, Event::Reply(answered, _) if *answered == id)).await;
+            assert!(matches!(reply, Event::Reply(_, Reply::Registered { .. })), "{reply:?}");
+        }
+        b.register("user-0").await;
+        a.register("in-grace").await;
+        a.unregister("in-grace", 500).await;
+        a.call(Call::RenewLease { incarnation: a.incarnation, connections: 3 }).await;
+        b.hear_events().await;
+        let declare = Call::DeclareDead { node: "a".into(), incarnation: a.incarnation };
+        assert_eq!(b.call(declare.clone()).await, Reply::Declared(false), "its lease is there");
+        let Reply::Looked { nodes, foreign } = b.call(Call::Look).await else { panic!("no look") };
+        assert_eq!(
+            nodes.iter().map(|seen| (seen.node.as_str(), seen.has_lease)).collect::<Vec<_>>(),
+            [("a", true), ("b", true)]
+        );
+        assert!(foreign.is_empty());
+        redis.ask(&["DEL", "rm:{n:a}:lease"]);
+        assert_eq!(b.call(declare.clone()).await, Reply::Declared(true));
+        assert_eq!(b.call(declare).await, Reply::Declared(true));
+        let renewal = Call::RenewLease { incarnation: a.incarnation, connections: 3 };
+        assert_eq!(a.call(renewal).await, Reply::Lease(LeaseState::Dead));
+        let reap = Call::Reap { node: "a".into(), incarnation: a.incarnation };
+        // Another node is at it.
+        let claim = format!("rm:{{n:a}}:reap:{}", a.incarnation);
+        redis.ask(&["SET", &claim, "another", "EX", "60"]);
+        assert_eq!(b.call(reap.clone()).await, Reply::Reaped(false));
+        redis.ask(&["DEL", &claim]);
+        assert_eq!(b.call(reap.clone()).await, Reply::Reaped(true));
+        let mut events = b.user_events(&redis).await;
+        assert_eq!(events.len(), USERS, "one offline each, but for the one whom the other node holds");
+        events.sort_unstable();
+        events.dedup();
+        assert_eq!(events.len(), USERS);
+        assert!(events.contains(&"offline in-grace a".to_owned()) && !events.contains(&"offline user-0 a".to_owned()));
+        assert_eq!(b.holders("user-0").await, ["b"]);
+        assert_eq!(redis.ask(&["KEYS", "user:node:*"]), "user:node:user-0");
+        assert_eq!(redis.ask(&["KEYS", "rm:{n:a:*"]), "", "no bucket is left");
+        assert_eq!(redis.ask(&["EXISTS", "node:connections:a"]), "0");
+        let Reply::Looked { nodes, .. } = b.call(Call::Look).await else { panic!("no look") };
+        assert_eq!(nodes.len(), 1);
+        // A user whom it registers after all is found by the second look.
+        let late = Call::Register { user: "late".into(), incarnation: a.incarnation, op: 99_999, why: Why::Arrival };
+        assert!(matches!(a.call(late).await, Reply::Registered { .. }));
+        assert_eq!(b.call(reap).await, Reply::Reaped(true));
+        assert_eq!(b.user_events(&redis).await, ["online late a", "offline late a"]);
+    });
+}
+
+#[test]
+fn foreign_nodes_are_found_by_their_channel() {
+    let redis = RedisServer::start();
+    on_one_thread(async {
+        let mut a = Rim::connected(&redis.url(), "a").await;
+        let mut connection = redis.connect();
+        let mut foreign = connection.as_pubsub();
+        foreign.subscribe(&["node:other", "node:w:e{i}rd", "nodes"]).expect("a subscription");
+        let Reply::Looked { foreign, .. } = a.call(Call::Look).await else { panic!("no look") };
+        assert_eq!(foreign, ["other", "w:e{i}rd"]);
+        let publish = Call::PublishContract { node: "w:e{i}rd".into(), json: "{}".into() };
+        assert_eq!(a.call(publish).await, Reply::Published { receivers: 1 });
+        let publish = Call::PublishContract { node: "nobody".into(), json: "{}".into() };
+        assert_eq!(a.call(publish).await, Reply::Published { receivers: 0 });
+    });
+}
+
+#[test]
+fn envelopes_keep_their_order_while_thousands_register() {
+    let redis = RedisServer::start();
+    on_one_thread(async {
+        let (mut a, mut b) = (Rim::connected(&redis.url(), "a").await, Rim::connected(&redis.url(), "b").await);
+        const ENVELOPES: u32 = 20_000;
+        let mut ids = Vec::new();
+        for at in 0..ENVELOPES {
+            ids.push(a.publish("b", at.to_le_bytes().to_vec()));
+            if at % 4 == 0 {
+                let call = a.registration(&format!("user-{at}"), Why::Arrival);
+                ids.push(a.hand_over(call));
+            }
+        }
+        for at in 0..ENVELOPES {
+            assert_eq!(b.envelope().await, at.to_le_bytes().to_vec());
+        }
+        for _ in ids {
+            let reply = a.wait_for("a reply", |event| matches!(event, Event::Reply(..))).await;
+            assert!(!matches!(reply, Event::Reply(_, Reply::Failed)), "{reply:?}");
+        }
+        // What others publish there comes through as it is; a service's text on the contract's channel, too.
+        redis.ask(&["PUBLISH", "rm:{n:b}:link", "junk"]);
+        assert_eq!(b.envelope().await, "junk");
+        redis.ask(&["PUBLISH", "node:b", "{\"action\":\"broadcast\"}"]);
+        b.wait_for("JSON", |event| matches!(event, Event::Contract(text) if text.starts_with(b"{\"action\""))).await;
+        b.wait_for("a lag", |event| matches!(event, Event::Lag(_))).await;
+    });
+}
+
+/// `cargo test --release --test redis_rim -- --ignored --nocapture`: what a hundred thousand users, and a million
+/// envelopes, cost.
+#[test]
+#[ignore = "a measurement"]
+fn what_it_costs() {
+    let redis = RedisServer::start();
+    let own_cpu_s = || {
+        let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("this thread");
+        text.split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).expect("nanoseconds") / 1e9
+    };
+    on_one_thread(async {
+        let mut a = Rim::connected(&redis.url(), "a").await;
+        const USERS: usize = 100_000;
+        for what in ["register", "register again", "unregister"] {
+            let (redis_cpu_s, cpu_s, start) = (redis.cpu_s(), own_cpu_s(), std::time::Instant::now());
+            for at in 0..USERS {
+                let user = format!("user-{at}");
+                let call = if what == "unregister" { a.removal(&user, 0) } else { a.registration(&user, Why::Arrival) };
+                a.hand_over(call);
+            }
+            for _ in 0..USERS {
+                a.wait_for("a reply", |event| matches!(event, Event::Reply(..))).await;
+            }
+            let (redis_cpu_s, cpu_s) = (redis.cpu_s() - redis_cpu_s, own_cpu_s() - cpu_s);
+            println!("{what} {USERS}: {:?}, Redis CPU {redis_cpu_s:.2} s, own {cpu_s:.2} s", start.elapsed());
+            if what == "register again" {
+                let users: Vec<_> = (0..USERS).map(|at| (format!("user-{at}"), (USERS + at + 1) as u64)).collect();
+                let users: Vec<_> = users.iter().map(|(user, op)| (CompactString::from(user), *op)).collect();
+                let (redis_cpu_s, cpu_s, start) = (redis.cpu_s(), own_cpu_s(), std::time::Instant::now());
+                let reply = a.call(Call::Renew { incarnation: a.incarnation, users }).await;
+                let (redis_cpu_s, cpu_s) = (redis.cpu_s() - redis_cpu_s, own_cpu_s() - cpu_s);
+                println!(
+                    "renew {USERS}: {:?} {reply:?}, Redis CPU {redis_cpu_s:.2} s, own {cpu_s:.2} s",
+                    start.elapsed()
+                );
+                println!("memory {}", redis.ask(&["INFO", "memory"]).lines().nth(1).unwrap_or_default());
+            }
+        }
+        for (batch, bytes) in [(1, 100), (16, 100), (64, 100), (16, 6_400)] {
+            const TURNS: usize = 5_000;
+            let envelope = bytes::Bytes::from(vec![7; bytes]);
+            let (redis_cpu_s, cpu_s, start) = (redis.cpu_s(), own_cpu_s(), std::time::Instant::now());
+            for _ in 0..TURNS {
+                for _ in 0..batch {
+                    a.publish("b", envelope.clone());
+                }
+                for _ in 0..batch {
+                    a.wait_for("a reply", |event| matches!(event, Event::Reply(..))).await;
+                }
+            }
+            let count = (TURNS * batch) as f64;
+            let (redis_us, us) = ((redis.cpu_s() - redis_cpu_s) * 1e6 / count, (own_cpu_s() - cpu_s) * 1e6 / count);
+            let rate = count / start.elapsed().as_secs_f64();
+            println!(
+                "publish {batch} x {bytes} B a turn: {rate:.0}/s, Redis CPU {redis_us:.2} us each, own {us:.2} us"
+            );
+        }
+    });
 }

@@ -3,19 +3,27 @@
 //!
 //! Method: the hubs of several shards on one thread, joined by lists instead of channels, with a virtual clock. A seed
 //! decides every step: who connects, closes, speaks or floods, which batch arrives next, how much of an inbox is
-//! handled, when a shard holds broadcasts back. `RINGMESH_SEED=n` repeats one run.
+//! handled, when a shard holds broadcasts back. Every second seed has a bus, which registers users late or not at all,
+//! brings messages, and has no room at times: then a connection that waits is answered once, who sends what cannot be
+//! taken is told, and what is not delivered here is with the bus. `RINGMESH_SEED=n` repeats one run.
+
+#[path = "simulation/fake_bus.rs"]
+mod fake_bus;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use ringmesh::client::Command;
+use ringmesh::hub::bus::{FromBus, ToBus};
 use ringmesh::hub::effects::{Effects, Origin, Verdict, Wire};
 use ringmesh::hub::envelope::{Broadcast, Class, MESSAGE_WEIGHT, ToHome, ToOwner};
 use ringmesh::hub::links::{Batch, Links};
 use ringmesh::hub::{Hub, HubConfig, Input, Outcome};
 use ringmesh::ids::{ConnId, ShardId};
 use ringmesh::time::Micros;
+
+use fake_bus::FakeBus;
 
 const SEEDS: u64 = 60;
 const STEPS: usize = 4_000;
@@ -24,6 +32,8 @@ const USERS: u64 = 12;
 const CONTENT_BYTES_MAX: u64 = 60_000;
 /// Batches between two shards before the channel is full.
 const CHANNEL_BATCHES_MAX: usize = 4;
+/// The sender of what the bus brings.
+const FAR: usize = usize::MAX;
 
 #[test]
 fn accepted_is_delivered_once_and_in_order_whatever_the_interleaving() {
@@ -44,6 +54,16 @@ fn accepted_is_delivered_once_and_in_order_whatever_the_interleaving() {
         assert!(seen.no_room > 100, "backpressure was met {} times", seen.no_room);
         assert!(seen.checked > 10_000, "{} deliveries were checked", seen.checked);
         assert!(seen.full_channels > 100, "a full channel was met {} times", seen.full_channels);
+        let Coverage { registrations, refusals, returned, overloaded, with_bus, .. } = seen;
+        for (what, count) in [
+            ("a user was registered", registrations),
+            ("a user was not registered", refusals),
+            ("a message was handed back", returned),
+            ("a message was not taken", overloaded),
+            ("a message went to the bus", with_bus),
+        ] {
+            assert!(count > 100, "{what} {count} times");
+        }
     }
 }
 
@@ -52,6 +72,12 @@ struct Coverage {
     no_room: u64,
     checked: u64,
     full_channels: u64,
+    /// With a bus: answers of both kinds, messages handed back, and messages that were not taken.
+    registrations: u64,
+    refusals: u64,
+    returned: u64,
+    overloaded: u64,
+    with_bus: u64,
 }
 
 impl Coverage {
@@ -59,6 +85,11 @@ impl Coverage {
         self.no_room += other.no_room;
         self.checked += other.checked;
         self.full_channels += other.full_channels;
+        self.registrations += other.registrations;
+        self.refusals += other.refusals;
+        self.returned += other.returned;
+        self.overloaded += other.overloaded;
+        self.with_bus += other.with_bus;
     }
 }
 
@@ -84,6 +115,12 @@ impl Rng {
 /// What a shard's rim would be.
 struct Outlet {
     links: Links,
+    to_bus: VecDeque<ToBus>,
+    bus_has_room: bool,
+    bus_takes_broadcasts: bool,
+    /// How often a connection was told that a message of its was not taken.
+    overloaded: HashMap<ConnId, u64>,
+    answered: HashSet<ConnId>,
     takes_broadcasts: bool,
     postponed: VecDeque<ConnId>,
     open: HashSet<ConnId>,
@@ -99,13 +136,18 @@ impl Outlet {
 
 impl Effects for Outlet {
     fn decide(&mut self, conn: ConnId, verdict: Verdict) {
+        assert!(self.answered.insert(conn), "{conn:?} is answered twice");
         match verdict {
             Verdict::Open => assert!(self.open.insert(conn), "{conn:?} opened twice"),
-            Verdict::Nameless | Verdict::TooMany { .. } => self.refused.push(conn),
+            Verdict::Nameless | Verdict::TooMany { .. } | Verdict::Unavailable => self.refused.push(conn),
         }
     }
 
     fn deliver(&mut self, conn: ConnId, frame: Wire<'_>, _origin: Origin) -> bool {
+        if number_of(frame.as_slice()).starts_with("error") {
+            *self.overloaded.entry(conn).or_default() += 1;
+            return self.open.contains(&conn);
+        }
         let is_open = self.open.contains(&conn);
         if is_open {
             self.take(conn, frame.as_slice());
@@ -142,6 +184,27 @@ impl Effects for Outlet {
     fn push_broadcast(&mut self, shard: ShardId, message: Broadcast) {
         self.links.push_broadcast(shard, message);
     }
+
+    fn bus_has_room(&self) -> bool {
+        self.bus_has_room
+    }
+
+    fn push_bus(&mut self, message: ToBus) {
+        self.to_bus.push_back(message);
+    }
+
+    fn bus_takes_broadcasts(&self) -> bool {
+        self.bus_takes_broadcasts
+    }
+}
+
+/// The server frame of a short text.
+fn text_frame(text: &str) -> Vec<u8> {
+    let len = u16::try_from(text.len()).expect("a short text");
+    let mut frame = vec![0x81, 126];
+    frame.extend(len.to_be_bytes());
+    frame.extend(text.as_bytes());
+    frame
 }
 
 /// The number that a simulated message carries, with its kind: `message-7` or `broadcast-9`.
@@ -152,7 +215,7 @@ fn number_of(frame: &[u8]) -> String {
         _ => 2,
     };
     let payload: serde_json::Value = serde_json::from_slice(&frame[payload_at..]).expect("a frame of JSON");
-    let content = payload["content"].as_str().expect("the simulation's content is a string");
+    let content = payload["content"].as_str().unwrap_or_default();
     let number = content.split('/').next().unwrap_or_default();
     format!("{}-{number}", payload["type"].as_str().unwrap_or_default())
 }
@@ -194,6 +257,7 @@ struct Sim {
     used: Vec<u32>,
     accepted: Vec<Accepted>,
     numbers: u64,
+    bus: Option<FakeBus>,
     coverage: Coverage,
 }
 
@@ -207,6 +271,7 @@ impl Sim {
             connects_per_address_max: if rng.one_in(2) { 0 } else { 1_000 },
             connects_per_address_window: Duration::from_secs(60),
             hasher: ahash::RandomState::with_seeds(seed, 2, 3, 4),
+            has_bus: seed % 2 == 1,
         };
         let ids = (0..shards as u16).map(ShardId);
         Self {
@@ -216,6 +281,11 @@ impl Sim {
             outlets: ids
                 .map(|id| Outlet {
                     links: Links::new(id, config.shards),
+                    to_bus: VecDeque::new(),
+                    bus_has_room: true,
+                    bus_takes_broadcasts: true,
+                    overloaded: HashMap::new(),
+                    answered: HashSet::new(),
                     takes_broadcasts: true,
                     postponed: VecDeque::new(),
                     open: HashSet::new(),
@@ -229,6 +299,7 @@ impl Sim {
             used: vec![0; shards],
             accepted: Vec::new(),
             numbers: 0,
+            bus: config.has_bus.then(|| FakeBus::new(config.shards)),
             coverage: Coverage::default(),
         }
     }
@@ -247,6 +318,7 @@ impl Sim {
                 }
                 12 | 13 => self.send_batches(shard),
                 14 | 15 => self.receive_batch(shard),
+                16 | 17 if self.bus.is_some() => self.bus_acts(shard),
                 _ => {
                     self.handle_inbox(shard);
                 }
@@ -268,6 +340,57 @@ impl Sim {
         let input = Input::Ask { conn, user: Some(&user), address };
         self.hubs[shard].handle(self.now, input, &mut self.outlets[shard]);
         self.clients.push(Client { shard, conn, user, stalled: None, gone: false });
+    }
+
+    /// Some of what a shard has said reaches the bus, and the bus does something.
+    fn bus_acts(&mut self, shard: usize) {
+        let Some(bus) = &mut self.bus else { return };
+        let outlet = &mut self.outlets[shard];
+        for _ in 0..self.rng.below(6) {
+            let Some(message) = outlet.to_bus.pop_front() else { break };
+            bus.take(ShardId(shard as u16), message);
+        }
+        if self.rng.one_in(6) {
+            outlet.bus_has_room = !outlet.bus_has_room;
+        }
+        if self.rng.one_in(6) {
+            outlet.bus_takes_broadcasts = !outlet.bus_takes_broadcasts;
+        }
+        self.numbers += 1;
+        if let Some((number, user)) = bus.act(&mut self.rng, self.numbers) {
+            let must_get = (0..self.clients.len())
+                .filter(|&client| self.is_open(client) && self.clients[client].user == user)
+                .collect();
+            self.accepted.push(Accepted { number, sender: FAR, target: Some(user), must_get });
+        }
+    }
+
+    /// Some of what the bus has said is handled; whether anything was.
+    fn handle_bus(&mut self, shard: usize) -> bool {
+        let Some(bus) = &mut self.bus else { return false };
+        let outlet = &mut self.outlets[shard];
+        let mut moved = false;
+        for _ in 0..self.rng.below(10) {
+            let Some(message): Option<FromBus> = bus.out[shard].pop_front() else { break };
+            if self.hubs[shard].handle(self.now, Input::Bus(&message), outlet) == Outcome::NoRoom {
+                self.coverage.no_room += 1;
+                bus.out[shard].push_front(message);
+                break;
+            }
+            moved = true;
+        }
+        moved
+    }
+
+    /// Connections that were refused are gone, without another word to the hub.
+    fn bury_refused(&mut self, shard: usize) {
+        for conn in std::mem::take(&mut self.outlets[shard].refused) {
+            let client = self.clients.iter_mut().find(|client| client.shard == shard && client.conn == conn);
+            if let Some(client) = client.filter(|client| !client.gone) {
+                client.gone = true;
+                self.vacant[shard].push(ConnId { index: conn.index, generation: conn.generation + 1 });
+            }
+        }
     }
 
     fn close(&mut self) {
@@ -320,7 +443,14 @@ impl Sim {
             .filter(|&other| say.target.as_ref().is_none_or(|target| *target == self.clients[other].user))
             .collect();
         let input = Input::Said { conn, command: Ok(command) };
+        let overloaded = |outlet: &Outlet| outlet.overloaded.get(&conn).copied().unwrap_or_default();
+        let overloaded_before = overloaded(&self.outlets[shard]);
         match self.hubs[shard].handle(self.now, input, &mut self.outlets[shard]) {
+            Outcome::Done if overloaded(&self.outlets[shard]) > overloaded_before => {
+                // Told at once: it was not accepted.
+                self.outlets[shard].overloaded.insert(conn, overloaded_before);
+                self.coverage.overloaded += 1;
+            }
             Outcome::Done => {
                 self.accepted.push(Accepted { number: say.number, sender: client, target: say.target, must_get });
             }
@@ -354,7 +484,7 @@ impl Sim {
     /// Some of what has arrived, then what waits for room, as the shard's loop does; whether anything moved.
     fn handle_inbox(&mut self, shard: usize) -> bool {
         let now = self.now;
-        let mut moved = false;
+        let mut moved = self.handle_bus(shard);
         let hub = &mut self.hubs[shard];
         let outlet = &mut self.outlets[shard];
         for peer in outlet.links.peers() {
@@ -387,6 +517,7 @@ impl Sim {
             let Some(conn) = outlet.postponed.pop_front() else { break };
             hub.handle(now, Input::Proceed { conn }, outlet);
         }
+        self.bury_refused(shard);
         for client in 0..self.clients.len() {
             if self.clients[client].shard == shard && self.clients[client].stalled.is_some() {
                 let say = self.clients[client].stalled.take().expect("it was there");
@@ -401,12 +532,19 @@ impl Sim {
     fn settle(&mut self) {
         for outlet in &mut self.outlets {
             outlet.takes_broadcasts = true;
+            outlet.bus_has_room = true;
         }
         for _ in 0..100_000 {
             for shard in 0..self.hubs.len() {
                 self.send_batches(shard);
                 self.receive_batch(shard);
                 self.handle_inbox(shard);
+                if let Some(bus) = &mut self.bus {
+                    while let Some(message) = self.outlets[shard].to_bus.pop_front() {
+                        bus.take(ShardId(shard as u16), message);
+                    }
+                    bus.answer_one(&mut self.rng, 6);
+                }
             }
             if self.is_settled() {
                 return;
@@ -418,6 +556,9 @@ impl Sim {
     fn is_settled(&self) -> bool {
         self.clients.iter().all(|client| client.stalled.is_none())
             && self.channels.iter().flatten().all(VecDeque::is_empty)
+            && self.outlets.iter().all(|outlet| outlet.to_bus.is_empty() && outlet.refused.is_empty())
+            && self.bus.as_ref().is_none_or(FakeBus::is_quiet)
+            && self.hubs.iter().all(|hub| !hub.is_leaving())
             && self.outlets.iter().all(|outlet| !outlet.links.has_inbound() && outlet.postponed.is_empty())
             && self.outlets.iter().all(|outlet| !outlet.links.has_outbound())
             && (0..self.clients.len()).all(|client| self.clients[client].gone || self.is_open(client))
@@ -437,8 +578,10 @@ impl Sim {
     }
 
     fn check(&mut self) {
+        self.check_bus();
+        let refused = self.refused_later();
         let mut expected: BTreeMap<usize, HashSet<String>> = BTreeMap::new();
-        for message in &self.accepted {
+        for message in self.accepted.iter().filter(|message| !refused.contains(&message.number)) {
             let kind = if message.target.is_some() { "message" } else { "broadcast" };
             for &client in message.must_get.iter().filter(|&&client| !self.clients[client].gone) {
                 expected.entry(client).or_default().insert(format!("{kind}-{}", message.number));
@@ -469,6 +612,59 @@ impl Sim {
                 let before = last.insert((sender, kind), number);
                 assert!(before.is_none_or(|before| before < number), "client {at} got {got} after number {before:?}");
             }
+        }
+    }
+
+    /// The messages that nobody got, neither here nor the bus, though they were accepted: for each their sender was told.
+    fn refused_later(&mut self) -> HashSet<u64> {
+        let Some(bus) = &self.bus else { return HashSet::new() };
+        let received: HashSet<&String> = self.outlets.iter().flat_map(|o| o.received.values()).flatten().collect();
+        let mut refused: HashMap<usize, Vec<u64>> = HashMap::new();
+        for message in self.accepted.iter().filter(|message| message.target.is_some() && message.sender != FAR) {
+            let name = format!("message-{}", message.number);
+            if !received.contains(&name) && !bus.unicasts.contains_key(&name) {
+                refused.entry(message.sender).or_default().push(message.number);
+            }
+        }
+        let mut all = HashSet::new();
+        for (sender, numbers) in refused {
+            let Client { shard, conn, .. } = self.clients[sender];
+            let told = self.outlets[shard].overloaded.get(&conn).copied().unwrap_or_default();
+            // A message to a connection that was gone by then is lost with it, and nobody is told.
+            let owed = self.accepted.iter().filter(|message| numbers.contains(&message.number));
+            let owed = owed.filter(|message| message.must_get.iter().any(|&client| !self.clients[client].gone)).count();
+            assert!(
+                owed as u64 <= told,
+                "client {sender}: {owed} messages of {numbers:?} are lost, {told} were refused"
+            );
+            self.coverage.overloaded += told;
+            all.extend(numbers);
+        }
+        all
+    }
+
+    fn check_bus(&mut self) {
+        let Some(bus) = &self.bus else { return };
+        self.coverage.registrations += bus.registrations;
+        self.coverage.refusals += bus.refusals;
+        self.coverage.returned += bus.returned.len() as u64;
+        self.coverage.with_bus += bus.unicasts.len() as u64;
+        let present: HashSet<String> =
+            self.clients.iter().filter(|client| !client.gone).map(|client| client.user.clone()).collect();
+        assert_eq!(bus.users(), present, "the bus knows who is here");
+        let received: HashSet<&String> = self.outlets.iter().flat_map(|o| o.received.values()).flatten().collect();
+        for (name, delivered_here) in &bus.unicasts {
+            assert!(
+                *delivered_here || !received.contains(name),
+                "{name} was delivered here, and the bus does not know"
+            );
+        }
+        for name in &bus.returned {
+            assert!(!received.contains(name), "{name} was delivered and handed back");
+        }
+        for message in self.accepted.iter().filter(|message| message.target.is_none()) {
+            let times = bus.broadcasts.get(&format!("broadcast-{}", message.number));
+            assert_eq!(times, Some(&1), "broadcast {}", message.number);
         }
     }
 }

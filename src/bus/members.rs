@@ -57,6 +57,8 @@ pub(super) struct Membership {
     is_renewing: bool,
     looked_at: Option<Micros>,
     is_looking: bool,
+    /// Nodes that the last look took for foreign.
+    foreign_at_last_look: Vec<NodeId>,
     /// Since when all our calls have succeeded.
     healthy_since: Option<Micros>,
     lost_at: Option<Micros>,
@@ -234,7 +236,11 @@ impl Bus {
             self.died(at, life, fx);
         }
         let had_foreign = !self.foreign.is_empty();
-        self.foreign = foreign;
+        // A node of our kind that is just starting listens before it stands in the registry: one look does not tell.
+        let is_ours = |node: &NodeId| self.peer_index.contains_key(node);
+        let met_before = std::mem::take(&mut self.members.foreign_at_last_look);
+        self.foreign = foreign.iter().filter(|node| met_before.contains(node) && !is_ours(node)).cloned().collect();
+        self.members.foreign_at_last_look = foreign;
         if had_foreign == self.foreign.is_empty() {
             self.call(Purpose::HearEvents, Call::HearEvents { on: !self.foreign.is_empty() }, fx);
         }

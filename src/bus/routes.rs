@@ -252,7 +252,7 @@ impl Bus {
             }
             Some(holder) => self.settle(user, &holder, location.version, queue, fx),
             None => match location.foreign {
-                Some(node) if self.foreign.contains(&node) => {
+                Some(node) if !self.peer_index.contains_key(&node) && node != self.config.node_id => {
                     let until = self.now.after(FOREIGN_FOR);
                     queue.iter().for_each(|parcel| self.publish_foreign(node.clone(), user, parcel, fx));
                     self.routes.insert(user.clone(), Route::new(RouteState::Foreign { node, until }));

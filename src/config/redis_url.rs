@@ -118,6 +118,15 @@ impl RedisUrl {
     pub fn ca_file(&self) -> Option<&Path> {
         self.ca_file.as_deref()
     }
+
+    /// Each server as `host:port`.
+    pub fn servers(&self) -> Vec<String> {
+        let named = |(host, port): &(String, u16)| match host.contains(':') {
+            true => format!("[{host}]:{port}"),
+            false => format!("{host}:{port}"),
+        };
+        self.hosts.iter().map(named).collect()
+    }
 }
 
 impl fmt::Display for RedisUrl {
@@ -140,8 +149,9 @@ impl Format for RedisAddress {
     const PLACEHOLDER: &'static str = "URL";
 
     fn expected() -> String {
-        "none, or a URL such as redis://host:6379/0, rediss://:password@host:6380, redis+cluster://host1:6379,host2:6379 \
-         or redis+sentinel://host1:26379,host2:26379/service, with the password itself where `ringmesh config` shows ***"
+        "none, or a URL such as redis://host:6379/0, rediss://:password@host:6380?ca=/ca.pem, \
+         redis+cluster://host1:6379,host2:6379 or redis+sentinel://host1:26379,host2:26379/service, with the password \
+         itself where `ringmesh config` shows ***, and %40 for an @ in it"
             .to_owned()
     }
 
@@ -234,6 +244,18 @@ mod tests {
             let url = RedisUrl::parse(text);
             assert_eq!(url.as_ref().map(RedisUrl::kind), Some(kind), "{text}");
             assert_eq!(url.as_ref().map(RedisUrl::with_secrets), Some(text));
+        }
+    }
+
+    #[test]
+    fn each_server_has_a_port() {
+        for (text, servers) in [
+            ("redis://localhost", vec!["localhost:6379"]),
+            ("rediss://user:se:cr@t@[::1]/0", vec!["[::1]:6379"]),
+            ("redis+cluster://a:1,b,[::1]:3", vec!["a:1", "b:6379", "[::1]:3"]),
+            ("redis+sentinel://:pw@s1,s2:5/main", vec!["s1:26379", "s2:5"]),
+        ] {
+            assert_eq!(RedisUrl::parse(text).expect("well-formed").servers(), servers, "{text}");
         }
     }
 

@@ -27,14 +27,14 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Asks each server of a URL, one after the other.
 pub fn ask(url: &RedisUrl) -> Vec<(String, Answer)> {
-    let ask = |(host, port): &(String, u16)| {
-        let answer = ping((host, *port), url.has_tls()).unwrap_or_else(|error| Answer::Silent(error.to_string()));
-        (format!("{host}:{port}"), answer)
+    let ask = |server: String| {
+        let answer = ping(&server, url.has_tls()).unwrap_or_else(|error| Answer::Silent(error.to_string()));
+        (server, answer)
     };
-    url.hosts().iter().map(ask).collect()
+    url.servers().into_iter().map(ask).collect()
 }
 
-fn ping(server: (&str, u16), is_encrypted: bool) -> io::Result<Answer> {
+fn ping(server: &str, is_encrypted: bool) -> io::Result<Answer> {
     let mut refusal = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for addr in server.to_socket_addrs()? {
         match TcpStream::connect_timeout(&addr, TIMEOUT) {

@@ -97,7 +97,6 @@ pub const SYSCTLS: [&str; 7] = [
 impl Survey {
     /// Looks. Opens the listeners and the rings of a shard for a moment, and asks Redis.
     pub fn look(config: &Config) -> Survey {
-        // No user is hashed here.
         let engine = node::shard_config(config, &RandomState::new()).engine();
         let slots = (engine.slots_per_ring, engine.sockets_max);
         let clock = |file| read_text(&format!("/sys/devices/system/clocksource/clocksource0/{file}_clocksource"));

@@ -11,6 +11,7 @@ use super::raw::{self, Frame, frame_bounds, opcode};
 use super::{Gateway, http};
 
 /// Connections whose texts are read together.
+#[derive(Default)]
 pub struct Crowd {
     members: Vec<Member>,
 }
@@ -27,6 +28,11 @@ impl Crowd {
         allow_descriptors(count as u64 + 256);
         let members = (0..count).map(|at| Member::connect(gateway, format!("{prefix}{at}"))).collect();
         Crowd { members }
+    }
+
+    /// Connects one more member, to any node.
+    pub fn join(&mut self, gateway: &Gateway, user: &str) {
+        self.members.push(Member::connect(gateway, user.to_owned()));
     }
 
     /// The user of a member.

@@ -48,7 +48,10 @@ pub struct FakeHost {
 impl FakeHost {
     /// One that nobody has tuned.
     pub fn new() -> FakeHost {
-        let host = FakeHost { folder: tempfile::tempdir().expect("a temporary folder") };
+        // In memory where that is possible: the script waits for the disk after each file that must outlive a reboot.
+        let memory = Path::new("/dev/shm");
+        let folder = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };
+        let host = FakeHost { folder: folder.expect("a temporary folder") };
         for (key, value) in UNTUNED {
             host.set(key, value);
         }
@@ -140,7 +143,8 @@ impl FakeHost {
         self.write("proc/net/netstat", &text);
     }
 
-    /// Every file below the tree with its text, and links with their target; the lock alone is left out.
+    /// Every file below the tree with its text, blanks made single, and links with their target; the lock alone is left out.
+    /// Of a choice in brackets, that word: what is written to such a file, the kernel would show in brackets.
     pub fn everything(&self) -> BTreeMap<PathBuf, String> {
         let mut found = BTreeMap::new();
         gather(self.folder.path(), &mut found);
@@ -150,14 +154,24 @@ impl FakeHost {
 
     /// The script with these arguments, to be run in this host.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(TUNE);
-        command.args(arguments).arg("--root").arg(self.folder.path()).stdin(Stdio::null());
+        let mut command = Command::new("timeout");
+        // A script that hangs is one that failed.
+        command.args(["--kill-after=5", "120", TUNE]);
+        command.arg("--root").arg(self.folder.path()).args(arguments).stdin(Stdio::null());
         command
     }
 
     /// Runs the script.
     pub fn tune(&self, arguments: &[&str]) -> Ran {
         Ran::of(&mut self.command(arguments))
+    }
+}
+
+/// What differs between two looks at everything.
+#[track_caller]
+pub fn assert_same(now: &BTreeMap<PathBuf, String>, before: &BTreeMap<PathBuf, String>) {
+    for (path, text) in now.iter().chain(before) {
+        assert_eq!(now.get(path), before.get(path), "{}, of which one look shows {text}", path.display());
     }
 }
 
@@ -213,7 +227,11 @@ fn gather(folder: &Path, found: &mut BTreeMap<PathBuf, String>) {
             gather(&path, found);
         } else {
             let text = fs::read_to_string(&path).expect("text");
-            found.insert(path, text);
+            let chosen =
+                text.split_once('[').and_then(|(_, rest)| rest.split_once(']')).map(|(word, _)| word.to_owned());
+            let single = || text.split_whitespace().collect::<Vec<_>>().join(" ");
+            let is_choice = path.ends_with("transparent_hugepage/enabled");
+            found.insert(path, chosen.filter(|_| is_choice).unwrap_or_else(single));
         }
     }
 }

@@ -35,7 +35,8 @@ impl Gateway {
 
     /// As [`Gateway::start`], with these flags added, or put in the place of the usual ones.
     pub fn with(flags: &[(&str, &str)]) -> Gateway {
-        let node_id = format!("test-{}-{}", std::process::id(), NODES.fetch_add(1, Ordering::Relaxed));
+        let given = flags.iter().find(|(flag, _)| *flag == "--node-id").map(|(_, id)| (*id).to_owned());
+        let node_id = given.unwrap_or_else(new_node_id);
         let process = Process::spawn(serve_arguments(&node_id, flags));
         let record =
             process.wait_for("the record `listening`", DEADLINE_SLOW, |record| record["message"] == "listening");
@@ -138,6 +139,11 @@ impl DerefMut for Gateway {
     fn deref_mut(&mut self) -> &mut Process {
         &mut self.process
     }
+}
+
+/// A node id that no other test uses.
+pub fn new_node_id() -> String {
+    format!("test-{}-{}", std::process::id(), NODES.fetch_add(1, Ordering::Relaxed))
 }
 
 /// The arguments of `ringmesh serve`; a flag given in `flags` takes the place of the usual one.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the tests use and this machine lacks: redis-server, nginx with its stream module, HAProxy, openssl and
-# shellcheck from Debian's packages, Prometheus and its promtool into target/test-tools, and the Python client of
-# tests/interop.rs into target/test-venv. Does nothing when all is there.
+# Installs what the tests use and this machine lacks: redis-server, redis-sentinel, nginx with its stream module, HAProxy,
+# openssl and shellcheck from Debian's packages, Prometheus and its promtool into target/test-tools, and Python's
+# `websockets` and `redis` into target/test-venv. Does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -20,6 +20,7 @@ install() {
 }
 
 command -v redis-server >/dev/null || install redis-server redis-server
+command -v redis-sentinel >/dev/null || install redis-sentinel redis-sentinel
 # They lie where root looks, and not everybody.
 PATH=$PATH:/usr/sbin:/usr/local/sbin
 has_stream_module() {
@@ -50,7 +51,7 @@ if ! PATH="$PATH:$tools/usr/bin" command -v promtool >/dev/null || ! PATH="$PATH
 fi
 
 # The installed requirements are kept beside the environment, so that a change of them installs anew.
-if ! cmp -s "$requirements" "$venv/installed.txt" || ! "$venv/bin/python" -c 'import websockets.sync' 2>/dev/null; then
+if ! cmp -s "$requirements" "$venv/installed.txt" || ! "$venv/bin/python" -c 'import redis.asyncio, websockets.sync' 2>/dev/null; then
     rm -rf "$venv"
     mkdir -p target
     python3 -c 'import ensurepip' 2>/dev/null || install "python3 -m venv" python3-venv

@@ -5,6 +5,7 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses a part of this")]
 
 pub mod client;
+pub mod cluster;
 pub mod crowd;
 pub mod fake_host;
 pub mod gateway;
@@ -13,17 +14,23 @@ pub mod metrics;
 pub mod process;
 pub mod prometheus;
 pub mod proxy;
+pub mod python;
 pub mod random;
 pub mod raw;
 pub mod redis;
+pub mod resp;
+pub mod rim;
 pub mod terminal;
+pub mod traffic;
 
 use std::time::{Duration, Instant};
 
 pub use client::Client;
+pub use cluster::Nodes;
 pub use crowd::Crowd;
 pub use gateway::Gateway;
 pub use raw::RawClient;
+pub use traffic::{Kind, Traffic};
 
 /// How long one awaited event may take before the test fails.
 pub const DEADLINE: Duration = Duration::from_secs(10);

@@ -156,6 +156,7 @@ pub struct OwnHosts {
 }
 
 impl OwnHosts {
+    /// Addresses that were not given out before.
     pub fn next() -> OwnHosts {
         static TESTS: AtomicU8 = AtomicU8::new(0);
         let [.., high, low] = std::process::id().to_be_bytes();
@@ -170,7 +171,8 @@ impl OwnHosts {
         self.host(3)
     }
 
-    fn node(&self, number: usize) -> Ipv4Addr {
+    /// The address of a node.
+    pub fn node(&self, number: usize) -> Ipv4Addr {
         self.host(u8::try_from(number).expect("three nodes"))
     }
 }

@@ -8,6 +8,11 @@ pub struct Random {
 }
 
 impl Random {
+    /// Numbers from this seed.
+    pub fn new(seed: u64) -> Random {
+        Random { state: seed }
+    }
+
     /// A new seed, or the one in `TEST_SEED`; printed, and so part of the output of a test that fails.
     pub fn from_environment() -> Random {
         let seed = match std::env::var("TEST_SEED") {

@@ -6,12 +6,17 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use super::random::Random;
 use super::{DEADLINE_SLOW, eventually};
+
+/// Makes the ports that one process tries first differ.
+static TRIES: AtomicU32 = AtomicU32::new(0);
 
 /// A redis-server that has answered PING. Dropping it kills the process.
 pub struct RedisServer {
@@ -403,9 +408,20 @@ impl RedisCluster {
     }
 }
 
+/// Where ports are looked for: below those that the kernel gives to clients. One of these could take the port of a
+/// server that is down, and a client that tries again and again would in the end connect to itself.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+
 /// A port that nobody listens on now.
 fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).and_then(|socket| socket.local_addr()).expect("a free port").port()
+    let mut random =
+        Random::new(u64::from(std::process::id()) << 32 | u64::from(TRIES.fetch_add(1, Ordering::Relaxed)));
+    loop {
+        let port = PORTS.start + random.below(PORTS.len()) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// `ca.pem`, and `cert.pem` with `key.pem` for 127.0.0.1 and localhost, signed by it.

@@ -167,6 +167,7 @@ impl Opener {
         for host in known.iter().chain(self.url.hosts()) {
             let answer = tokio::time::timeout(CONNECT_MAX, async {
                 let mut connection = self.open(host, |_| {}).await?;
+                self.check(host, &mut connection, false).await?;
                 let answer = connection.send_packed_command(cmd("CLUSTER").arg("SLOTS")).await;
                 answer.and_then(Value::extract_error).map_err(|error| self.reason(host, &error))
             });
@@ -185,8 +186,13 @@ impl Opener {
         Err(format!("no server of --redis tells the cluster's slots: {}", reasons.join("; ")))
     }
 
-    /// Whether a server is what the URL says, new enough, and a master.
-    pub async fn check(&self, address: &Address, connection: &mut MultiplexedConnection) -> Result<(), Reason> {
+    /// Whether a server is what the URL says, new enough, and a master if it must be one.
+    pub async fn check(
+        &self,
+        address: &Address,
+        connection: &mut MultiplexedConnection,
+        must_be_master: bool,
+    ) -> Result<(), Reason> {
         let answer = connection.send_packed_command(&cmd("HELLO")).await.and_then(Value::extract_error);
         let answer = answer.map_err(|error| self.reason(address, &error))?;
         let text = |name: &str| match &answer {
@@ -212,7 +218,7 @@ impl Opener {
             _ => {}
         }
         match text("role").as_deref() {
-            Some("replica" | "slave") => Err(format!(
+            Some("replica" | "slave") if must_be_master => Err(format!(
                 "Redis at {} is a replica, which takes no writes: give --redis the master, or redis+sentinel://",
                 at(address)
             )),

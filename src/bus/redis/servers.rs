@@ -76,7 +76,7 @@ impl Server {
         };
         let mut commands = opener.open(address, push()).await?;
         let ready = timeout(ANSWER_MAX, async {
-            opener.check(address, &mut commands).await?;
+            opener.check(address, &mut commands, true).await?;
             load(&mut commands, scripts).await.map_err(|error| opener.reason(address, &error))
         });
         ready.await.unwrap_or_else(|_| Err(silent(address)))?;
@@ -251,11 +251,11 @@ impl Servers {
         &self.scripts
     }
 
-    /// Marks a server lost by its number.
-    pub fn mark_down(&self, id: u32) {
-        if let Some(server) = self.masters.borrow().iter().find(|server| server.id == id) {
-            server.is_down.set(true);
-        }
+    /// Marks a server lost by its number; `false` when it is none of them any more.
+    pub fn mark_down(&self, id: u32) -> bool {
+        let masters = self.masters.borrow();
+        let server = masters.iter().find(|server| server.id == id);
+        server.inspect(|server| server.is_down.set(true)).is_some()
     }
 
     /// One command.
@@ -366,6 +366,7 @@ impl Servers {
         if !self.is_cluster() || self.is_looking.replace(true) {
             return;
         }
+        let _looked = Looked(&self.is_looking);
         self.is_stale.set(false);
         let known: Vec<Address> = self.all().iter().map(|server| server.address.clone()).collect();
         if let Ok(layout) = self.opener.layout(&known).await {
@@ -373,7 +374,15 @@ impl Servers {
                 tracing::debug!(reason, "a master of the Redis Cluster is out of reach");
             }
         }
-        self.is_looking.set(false);
+    }
+}
+
+/// Sets the mark back, also when the one who looks is cut off.
+struct Looked<'a>(&'a Cell<bool>);
+
+impl Drop for Looked<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
     }
 }
 

@@ -77,7 +77,7 @@ pub(super) async fn run(config: RedisConfig, shared: Rc<Shared>) {
     while !shared.is_closed.get() {
         match Session::connect(&config, &token, &shared).await {
             Ok(mut session) => {
-                (pause, told) = (PAUSE_MIN, None);
+                let start = Instant::now();
                 loop {
                     shared.is_connected.set(true);
                     shared.events.send(Event::Connected);
@@ -92,6 +92,10 @@ pub(super) async fn run(config: RedisConfig, shared: Rc<Shared>) {
                     if is_over {
                         break;
                     }
+                }
+                // One that breaks down at once, over and over, is no reason to hurry.
+                if start.elapsed() > PAUSE_MAX {
+                    (pause, told) = (PAUSE_MIN, None);
                 }
             }
             Err(reason) => {
@@ -172,10 +176,11 @@ impl Session {
             tokio::select! {
                 biased;
                 Some(down) = self.downs.recv() => {
-                    if let Some(reason) = rim.lost_by(down) {
-                        return End::Lost(reason);
+                    let is_current = down.server.is_none_or(|server| rim.servers.mark_down(server));
+                    if is_current && !rim.goes_on_without(&down) {
+                        return End::Lost(down.reason);
                     }
-                    had_gaps = true;
+                    had_gaps |= is_current;
                 }
                 () = rim.shared.calling.notified() => {
                     if rim.shared.is_closed.get() {
@@ -280,16 +285,14 @@ impl Rim {
         matches!(done.await, Ok(Ok(())))
     }
 
-    /// What is told when this connection's end is the session's; a cluster goes on without a part of it.
-    fn lost_by(&self, down: Down) -> Option<Reason> {
-        let Some(server) = down.server else { return Some(down.reason) };
-        self.servers.mark_down(server);
+    /// Whether a lost connection is not the session's end: a cluster goes on without a part of it.
+    fn goes_on_without(&self, down: &Down) -> bool {
         let home = keys::slot(keys::link(&self.node).as_bytes());
-        let goes_on = self.servers.is_cluster() && self.servers.of_slot(home).is_some();
+        let goes_on = down.server.is_some() && self.servers.is_cluster() && self.servers.of_slot(home).is_some();
         if goes_on {
             tracing::warn!(reason = down.reason, "a part of the Redis Cluster is lost; the others go on");
         }
-        (!goes_on).then_some(down.reason)
+        goes_on
     }
 
     /// For the publisher.

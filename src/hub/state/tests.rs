@@ -451,3 +451,5 @@ fn a_broadcast_goes_to_every_shard_or_to_none() {
     assert_eq!(own, first);
     assert_eq!(world.metrics.messages_in_broadcast.value(), 1);
 }
+
+mod nodes;

@@ -8,7 +8,7 @@ use super::support::config;
 use crate::hub::effects::Effects;
 use crate::ids::{ConnId, ShardId};
 use crate::node::Node;
-use crate::shard::conn::{Conn, Phase};
+use crate::shard::conn::{Audience, Conn, Phase};
 use crate::shard::sockets::Sockets;
 use crate::time::Micros;
 
@@ -21,13 +21,12 @@ const SLOW: ConnId = ConnId { index: 7, generation: 1 };
 /// A shard's sockets with open readers, one of which has a send that waits in the kernel.
 fn sockets() -> Sockets {
     let node = Arc::new(Node::new("test".into(), 1, 10_000));
-    let metrics = node.shard_metrics(ShardId(0));
     let mut config = config(1);
     config.send_queue_bytes_max = BOUND;
-    let mut sockets = Sockets::new(START, Arc::new(config), node, ShardId(0), metrics);
+    let mut sockets = Sockets::new(START, Arc::new(config), node, ShardId(0), None);
     for index in 0..READERS {
         let id = ConnId { index, generation: 1 };
-        let mut conn = Conn::accepted(id, START, "127.0.0.1:1".parse().unwrap(), false);
+        let mut conn = Conn::accepted(id, START, "127.0.0.1:1".parse().unwrap(), Audience::Clients);
         (conn.phase, conn.sent_at) = (Phase::Open, START);
         sockets.insert(id, conn);
     }

@@ -1,5 +1,6 @@
 //! Real shards in this process, tungstenite's client outside. Each test fails without the guard it is about.
 
+mod bus;
 mod contained;
 mod fatal;
 mod guards;

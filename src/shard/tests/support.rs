@@ -1,5 +1,6 @@
 //! Shards, each on a thread and a port of its own, so that a test chooses who owns a connection; and a client.
 
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
@@ -12,6 +13,7 @@ use socket2::{Domain, SockRef, Socket, Type};
 use tungstenite::protocol::CloseFrame;
 use tungstenite::{Message, WebSocket};
 
+use crate::bus::status::BusStatus;
 use crate::http::forwarded::TrustedProxies;
 use crate::http::head::HeadLimits;
 use crate::hub::HubConfig;
@@ -20,6 +22,7 @@ use crate::ids::ShardId;
 use crate::listeners;
 use crate::metrics::{Cell, ShardMetrics};
 use crate::node::{Node, Stage, executor};
+use crate::shard::port::{BusPort, ShardPort, ports};
 use crate::shard::{Audience, MeshTicket, ShardConfig, ShardError, run};
 use crate::ws;
 
@@ -48,7 +51,30 @@ impl Shards {
         change: impl FnOnce(&mut ShardConfig),
         beside: impl FnOnce(&'static ShardMetrics) + Send + 'static,
     ) -> Self {
-        let node = Arc::new(Node::new("test".into(), usize::from(shards), 10_000));
+        let ports = (0..shards).map(|_| None).collect();
+        Self::start_all(shards, change, beside, ports, Node::new("test".into(), usize::from(shards), 10_000))
+    }
+
+    /// The same with a bus, which the test plays; it is warming up.
+    pub(super) fn start_with_bus(shards: u16, change: impl FnOnce(&mut ShardConfig)) -> (Self, BusPort) {
+        let (ports, bus) = ports(shards);
+        let ports = ports.into_iter().map(Some).collect();
+        let change = |config: &mut ShardConfig| {
+            config.hub.has_bus = true;
+            change(config);
+        };
+        let node = Node::new("test".into(), usize::from(shards), 10_000).with_bus();
+        (Self::start_all(shards, change, |_| (), ports, node), bus)
+    }
+
+    fn start_all(
+        shards: u16,
+        change: impl FnOnce(&mut ShardConfig),
+        beside: impl FnOnce(&'static ShardMetrics) + Send + 'static,
+        ports: Vec<Option<ShardPort>>,
+        node: Node,
+    ) -> Self {
+        let node = Arc::new(node);
         let mut config = config(shards);
         change(&mut config);
         let config = Arc::new(config);
@@ -57,7 +83,7 @@ impl Shards {
         let mut beside = Some(beside);
         let (report, ended) = mpsc::channel();
         let mut addrs = Vec::new();
-        for shard in 0..shards {
+        for (shard, port) in (0..shards).zip(ports) {
             let mut listeners = listeners::open("a test", "127.0.0.1:0".parse().unwrap(), 1, 1024).unwrap();
             addrs.push(listeners.addr);
             let public: OwnedFd = listeners.sockets.remove(0);
@@ -69,7 +95,7 @@ impl Shards {
                     if let Some((beside, metrics)) = beside {
                         beside(metrics);
                     }
-                    let result = run(config, node, ticket, vec![(public, Audience::Clients)], None).await;
+                    let result = run(config, node, ticket, vec![(public, Audience::Clients)], port).await;
                     // Nobody listens when the test has failed already.
                     let _ = report.send(result);
                 })
@@ -82,6 +108,29 @@ impl Shards {
     /// A client of the shard that was started as number `shard`.
     pub(super) fn client(&self, shard: usize, user: &str) -> Client {
         Client::over(TcpStream::connect(self.addrs[shard]).unwrap(), user)
+    }
+
+    /// How it stands with the bus that the test plays.
+    pub(super) fn bus(&self) -> &BusStatus {
+        self.node.bus().unwrap()
+    }
+
+    /// Tells clients to go, as at the end of a node.
+    pub(super) fn tell_clients_to_go(&self) {
+        self.node.set_stage(Stage::Closing);
+    }
+
+    /// The status and the body of what is answered to a GET.
+    pub(super) fn get(&self, shard: usize, target: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect(self.addrs[shard]).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                       Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        let upgrade = if target.starts_with("/ws") { upgrade } else { "" };
+        stream.write_all(format!("GET {target} HTTP/1.1\r\nHost: test\r\n{upgrade}\r\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        (answer[9..12].parse().unwrap(), answer)
     }
 
     /// A client whose kernel takes little before somebody reads.

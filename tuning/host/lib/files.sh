@@ -10,13 +10,11 @@ DEVICE_SCRIPT=/etc/ringmesh/device-tuning.sh
 DEVICE_UNIT=/etc/systemd/system/ringmesh-device-tuning.service
 DEVICE_LINK=/etc/systemd/system/multi-user.target.wants/ringmesh-device-tuning.service
 
-# write_file PATH TEXT: PATH is under ROOT already.
+# write_file PATH TEXT: PATH is under ROOT already. What an interrupted run left beside it is written over.
 write_file() {
-    local folder=${1%/*} new
-    mkdir -p -- "$folder" || fail "$folder cannot be made: see above"
-    new=$(mktemp -- "$folder/.${1##*/}.XXXXXX") || fail "$folder cannot be written to: see above"
-    if ! { printf '%s\n' "$2" >"$new" && chmod 0644 -- "$new" && sync -- "$new" && mv -f -- "$new" "$1"; }; then
-        rm -f -- "$new"
+    local folder=${1%/*} new=${1%/*}/.${1##*/}.new
+    [[ -d $folder ]] || mkdir -p -- "$folder" || fail "$folder cannot be made: see above"
+    if ! { printf '%s\n' "$2" >"$new" && sync -- "$new" && mv -f -- "$new" "$1"; }; then
         fail "$1 cannot be written: see above"
     fi
 }
@@ -30,7 +28,10 @@ is_ours() {
 
 # is_same FILE TEXT: whether a file has exactly this text.
 is_same() {
-    [[ -f $1 && $(cat -- "$1" && printf x) == "$2"$'\nx' ]]
+    local text=''
+    [[ -f $1 ]] || return 1
+    IFS= read -r -d '' text <"$1"
+    [[ $text == "$2"$'\n' ]]
 }
 
 # --- The old values -------------------------------------------------------------------------------------------------
@@ -157,33 +158,43 @@ RemainAfterExit=yes
 WantedBy=multi-user.target"
 }
 
-# unit_value NAME with-ours|without-ours|only-ours: a limit as the unit and its drop-ins say it; the last file counts.
+# unit_value NAME with-ours|without-ours|only-ours: a limit as the unit and its drop-ins say it; the last line counts.
+UNIT_FILES=()
 unit_value() {
-    local name=$1 which=$2 folder file value=''
-    local -a files=()
-    for folder in etc/systemd/system run/systemd/system usr/local/lib/systemd/system usr/lib/systemd/system lib/systemd/system; do
-        if [[ -e $ROOT/$folder/$UNIT ]]; then
-            files+=("$ROOT/$folder/$UNIT")
-            break
-        fi
-    done
-    mapfile -t -O "${#files[@]}" files < <(
-        for folder in etc run usr/local/lib usr/lib lib; do
-            for file in "$ROOT/$folder/systemd/system/$UNIT.d"/*.conf; do
-                printf '%s\t%s\n' "${file##*/}" "$file"
-            done
-        done | awk -F '\t' '!seen[$1]++' | LC_ALL=C sort -t $'\t' -k 1,1 | cut -f 2
-    )
-    for file in "${files[@]}"; do
+    local name=$1 which=$2 file line value=''
+    ((${#UNIT_FILES[@]} > 0)) || find_unit_files
+    for file in "${UNIT_FILES[@]}"; do
+        [[ -n $file ]] || continue
         if [[ $file == "$ROOT$UNIT_FILE" ]]; then
             [[ $which != without-ours ]] || continue
         else
             [[ $which != only-ours ]] || continue
         fi
-        REPLY=$(sed -n "s/^[[:space:]]*${name}[[:space:]]*=[[:space:]]*//p" "$file" | tail -n 1)
-        value=${REPLY:-$value}
+        while IFS= read -r line || [[ -n $line ]]; do
+            trim "$line"
+            [[ $REPLY == "$name"=* || $REPLY == "$name ="* ]] || continue
+            trim "${REPLY#*=}"
+            value=$REPLY
+        done <"$file"
     done
     in_bytes "${value##*:}"
+}
+
+# find_unit_files: the unit and its drop-ins in UNIT_FILES, in the order in which they count. The first is empty, so that
+# the search is made once only.
+find_unit_files() {
+    local folder folders
+    local -a FILES
+    UNIT_FILES=('')
+    folders=(/etc/systemd/system /run/systemd/system /usr/local/lib/systemd/system /usr/lib/systemd/system /lib/systemd/system)
+    for folder in "${folders[@]}"; do
+        if [[ -e $ROOT$folder/$UNIT ]]; then
+            UNIT_FILES+=("$ROOT$folder/$UNIT")
+            break
+        fi
+    done
+    files_in_order "${folders[@]/%//$UNIT.d}"
+    UNIT_FILES+=("${FILES[@]}")
 }
 
 # in_bytes TEXT: "8M" as a number; what is no number stays.

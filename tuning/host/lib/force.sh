@@ -92,7 +92,7 @@ gather_listen_queue() {
 counter() {
     case $1 in
         SoftnetDrops) REPLY=$SOFTNET_DROPS ;;
-        *) REPLY=$(netstat_counter "$1") ;;
+        *) REPLY=${NETSTAT[$1]:-} ;;
     esac
 }
 

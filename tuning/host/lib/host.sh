@@ -27,6 +27,8 @@ look_at_host() {
     NICS_SHORT_OF_QUEUES=$REPLY
     first_line "$ROOT/proc/sys/kernel/random/boot_id"
     BOOT_ID=$REPLY
+    read_netstat
+    read_boot_settings
     find_place
 }
 
@@ -72,12 +74,21 @@ count_softnet_drops() {
     REPLY=$sum
 }
 
-# netstat_counter NAME: a counter of TcpExt, or nothing. Each protocol has a line of names and below it one of values.
-netstat_counter() {
-    awk -v name="$1" '
-        $1 == "TcpExt:" && !at { for (i = 2; i <= NF; i++) if ($i == name) at = i; next }
-        $1 == "TcpExt:" { print $at; exit }
-    ' "$ROOT/proc/net/netstat" 2>/dev/null
+# read_netstat: the counters of TcpExt in NETSTAT. Each protocol has a line of names and below it one of values.
+declare -A NETSTAT=()
+read_netstat() {
+    local at
+    local -a names=() values=()
+    [[ -r $ROOT/proc/net/netstat ]] || return 0
+    while read -ra values; do
+        if [[ ${values[0]:-} == TcpExt: && ${names[0]:-} == TcpExt: ]]; then
+            for at in "${!names[@]}"; do
+                NETSTAT[${names[at]}]=${values[at]:-0}
+            done
+            return
+        fi
+        names=("${values[@]}")
+    done <"$ROOT/proc/net/netstat"
 }
 
 # setting_path KEY: the file of a setting.
@@ -113,29 +124,40 @@ running_nodes() {
     done
 }
 
-# boot_settings: what files say that are read at boot, as lines of "FILE KEY VALUE" with tabs, in the order in which they
-# count: a file of the same name in an earlier folder stands for the later ones, and names are sorted (sysctl.d(5)).
-boot_settings() {
+# files_in_order FOLDER…: of the .conf files in these folders under ROOT, each name from the first folder that has it, in the
+# order in which they are read (sysctl.d(5), systemd.unit(5)); left in FILES.
+files_in_order() {
     local folder file
-    {
-        for folder in etc run usr/local/lib usr/lib lib; do
-            for file in "$ROOT/$folder"/sysctl.d/*.conf; do
-                printf '%s\t%s\n' "${file##*/}" "$file"
-            done
+    declare -A seen=()
+    FILES=()
+    for folder in "$@"; do
+        for file in "$ROOT$folder"/*.conf; do
+            [[ -n ${seen[${file##*/}]:-} ]] || seen[${file##*/}]=$file
         done
-    } | awk -F '\t' '!seen[$1]++' | LC_ALL=C sort -t "$(printf '\t')" -k 1,1 | cut -f 2 | {
-        cat
-        # sysctl --system reads this one last.
-        [[ ! -r $ROOT/etc/sysctl.conf ]] || printf '%s\n' "$ROOT/etc/sysctl.conf"
-    } | while IFS= read -r file; do
-        awk -v file="${file#"$ROOT"}" '
-            /^[ \t]*[#;]/ || !/=/ { next }
-            {
-                at = index($0, "="); key = substr($0, 1, at - 1); value = substr($0, at + 1)
-                gsub(/^[ \t]*-?[ \t]*|[ \t]+$/, "", key); gsub(/\//, ".", key)
-                gsub(/[ \t]+/, " ", value); gsub(/^ | $/, "", value)
-                print file "\t" key "\t" value
-            }
-        ' "$file" 2>/dev/null
+    done
+    ((${#seen[@]} > 0)) || return 0
+    while IFS= read -r file; do
+        FILES+=("${seen[$file]}")
+    done < <(printf '%s\n' "${!seen[@]}" | LC_ALL=C sort)
+}
+
+# read_boot_settings: what files say that are read at boot: BOOT_FILE, BOOT_KEY and BOOT_VALUE, in the order of the reading.
+BOOT_FILE=() BOOT_KEY=() BOOT_VALUE=()
+read_boot_settings() {
+    local file line key
+    local -a FILES
+    files_in_order /etc/sysctl.d /run/sysctl.d /usr/local/lib/sysctl.d /usr/lib/sysctl.d /lib/sysctl.d
+    # sysctl --system reads this one last.
+    [[ ! -r $ROOT/etc/sysctl.conf ]] || FILES+=("$ROOT/etc/sysctl.conf")
+    for file in "${FILES[@]}"; do
+        while IFS= read -r line || [[ -n $line ]]; do
+            trim "$line"
+            [[ $REPLY == *=* && $REPLY != [#\;]* ]] || continue
+            line=$REPLY
+            trim "${line%%=*}"
+            key=${REPLY#-}
+            trim "${line#*=}"
+            BOOT_FILE+=("${file#"$ROOT"}") BOOT_KEY+=("${key//\//.}") BOOT_VALUE+=("$REPLY")
+        done <"$file"
     done
 }

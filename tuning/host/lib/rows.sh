@@ -177,32 +177,31 @@ judge_unit() {
 # boot after our own file.
 declare -A BOOT_OVERRIDES=()
 find_boot_overrides() {
-    local file key value
-    BOOT_OVERRIDES=()
-    while IFS=$'\t' read -r file key value; do
-        if [[ $file == "$SYSCTL_FILE" ]]; then
-            unset "BOOT_OVERRIDES[$key]"
-        elif [[ ${file##*/} > "${SYSCTL_FILE##*/}" || $file == /etc/sysctl.conf ]]; then
-            BOOT_OVERRIDES[$key]=$file$'\t'$value
+    local at file
+    for at in "${!BOOT_KEY[@]}"; do
+        file=${BOOT_FILE[at]}
+        if [[ ${file##*/} > "${SYSCTL_FILE##*/}" || $file == /etc/sysctl.conf ]]; then
+            BOOT_OVERRIDES[${BOOT_KEY[at]}]=$file$'\t'${BOOT_VALUE[at]}
         fi
-    done < <(boot_settings)
+    done
 }
 
 # gather_harmful: a row for each harmful value that is in force or stands in a file that is read at boot.
 gather_harmful() {
-    local at key file named value better
+    local at line key better
     for ((at = 1; at <= HARMFUL_COUNT; at++)); do
         key=${HARMFUL[$at,key]} better=${HARMFUL[$at,better]}
         read_setting "$key"
         if [[ -n $REPLY ]] && is_harmful "$at" "$REPLY"; then
             add_row "$key" harmful "$REPLY" "$better" namespace "in force. ${HARMFUL[$at,reason]}"
         fi
-        while IFS=$'\t' read -r file named value; do
-            [[ $named == "$key" ]] || continue
-            if [[ ${HARMFUL[$at,harmful]} == literal ]] || is_harmful "$at" "$value"; then
-                add_row "$key" harmful "$value" "$better" namespace "in $file, read at boot. ${HARMFUL[$at,reason]}"
+        for line in "${!BOOT_KEY[@]}"; do
+            [[ ${BOOT_KEY[line]} == "$key" ]] || continue
+            if [[ ${HARMFUL[$at,harmful]} == literal ]] || is_harmful "$at" "${BOOT_VALUE[line]}"; then
+                add_row "$key" harmful "${BOOT_VALUE[line]}" "$better" namespace \
+                    "in ${BOOT_FILE[line]}, read at boot. ${HARMFUL[$at,reason]}"
             fi
-        done < <(boot_settings)
+        done
     done
 }
 
