@@ -91,7 +91,7 @@ fn a_flood_while_redis_stands_still_is_refused_and_not_kept() {
     assert!(refused.iter().all(|refused| *refused > 0), "each sender is told: {refused:?}");
 
     // Local traffic goes on.
-    let (mut left, mut right) = senders.split_at_mut(1);
+    let (left, right) = senders.split_at_mut(1);
     let (left, right) = (&mut left[0], &mut right[0]);
     left.send_to(&right.user, "\"near\"");
     let mut frame = right.next_json();

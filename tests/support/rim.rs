@@ -46,7 +46,7 @@ impl Rim {
     pub async fn connected(url: &str, id: &str) -> Rim {
         let mut rim = Rim::start(url, id);
         rim.wait_for("being connected", |event| matches!(event, Event::Connected)).await;
-        assert_eq!(rim.acquire().await, []);
+        assert!(rim.acquire().await.is_empty());
         rim
     }
 
