@@ -121,8 +121,8 @@ fn a_manager_that_is_not_there_is_told_in_the_log_only() {
 
 /// The last value of a key of the unit.
 fn unit(key: &str) -> &'static str {
-    let values = UNIT.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-    values.last().unwrap_or_else(|| panic!("the unit lacks {key}="))
+    let mut values = UNIT.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    values.next_back().unwrap_or_else(|| panic!("the unit lacks {key}="))
 }
 
 fn unit_seconds(key: &str) -> Duration {
