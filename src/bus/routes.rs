@@ -379,10 +379,12 @@ impl Bus {
         if *peer != at {
             return;
         }
+        let came_back = !returned.is_empty();
         returned.sort_by_key(|(seq, _)| *seq);
         let mut all: Vec<Parcel> = returned.drain(..).map(|(_, parcel)| parcel).collect();
         all.append(queue);
-        route.avoid = Some(Holder { node, incarnation: life });
+        // A fence that nothing came back before was sent because the user has come here, and the peer still has the user.
+        route.avoid = came_back.then_some(Holder { node, incarnation: life });
         route.state = RouteState::Locating(all);
         self.locate(user.clone(), fx);
     }
