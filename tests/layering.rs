@@ -36,7 +36,7 @@ const IMPURE_WORDS: [&str; 22] = [
     "Mutex",
 ];
 /// The modules of this crate that each module may name beside itself; `node` and `main`, at the end, may name all.
-const MAY_NAME: [(&str, &[&str]); 18] = [
+const MAY_NAME: [(&str, &[&str]); 19] = [
     ("ids", &[]),
     ("time", &[]),
     ("metrics", &[]),

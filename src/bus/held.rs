@@ -211,8 +211,7 @@ impl Bus {
             Some(&(peer, _)) => self.ask_peer(peer, Kind::Join, user, Asked::Join(user.clone())),
             None => {
                 // One that is cut off learns of it when it is back.
-                let cut_off: Vec<u32> = held.others.iter().map(|&(peer, _)| peer).collect();
-                for peer in cut_off {
+                for (peer, _) in held.others.clone() {
                     self.ask_peer(peer, Kind::Join, user, Asked::Join(user.clone()));
                 }
                 self.joined(user, fx);

@@ -113,12 +113,13 @@ impl Bus {
             Kind::Fence => {
                 let user = self.key(&item.user);
                 self.bouncing.remove(&(at, user.name.clone()));
-                self.answer_after_all_before(at, &user, Kind::Fenced, item.number, fx);
+                let copies = self.copies_under_way(at);
+                self.answer_after_all_before(at, &user, Kind::Fenced, item.number, copies, fx);
             }
             Kind::Join => {
                 let user = self.key(&item.user);
                 if self.joined_by(&user, at, fx) {
-                    self.answer_after_all_before(at, &user, Kind::Joined, item.number, fx);
+                    self.answer_after_all_before(at, &user, Kind::Joined, item.number, Vec::new(), fx);
                 } else {
                     self.peers[at as usize].link.push(Kind::NotJoined, 0, "", item.number, b"");
                 }

@@ -199,11 +199,21 @@ impl Bus {
         }
     }
 
-    pub(super) fn published(&mut self, at: u32, reply: &Reply) {
+    pub(super) fn published(&mut self, at: u32, reply: &Reply, fx: &mut dyn Effects) {
         let peer = &mut self.peers[at as usize];
         peer.link.published();
-        if let &Reply::Published { receivers } = reply {
-            peer.is_unreachable = receivers == 0;
+        let &Reply::Published { receivers } = reply else { return };
+        let was_unreachable = std::mem::replace(&mut peer.is_unreachable, receivers == 0);
+        if receivers > 0 || was_unreachable {
+            return;
+        }
+        // Users who come from there, most likely because it has died, don't wait for it.
+        let joins = self.asked.values().filter_map(|(peer, _, asked)| match asked {
+            Asked::Join(user) if *peer == at => Some(user.clone()),
+            _ => None,
+        });
+        for user in joins.collect::<Vec<_>>() {
+            self.join_or_open(&user, fx);
         }
     }
 
@@ -232,22 +242,25 @@ impl Bus {
         }
     }
 
-    /// Answers a peer once the user's home has handled everything before, and copies have reached the other holders.
+    /// The links that copies for other holders may be under way on, and how far: all but the one to `at`.
+    pub(super) fn copies_under_way(&self, at: u32) -> Vec<(u32, Incarnation, u64)> {
+        (0..)
+            .zip(&self.peers)
+            .filter(|(other, peer)| *other != at && peer.is_live && peer.link.unacked_bytes() > 0)
+            .map(|(other, peer)| (other, peer.life, peer.link.last_seq()))
+            .collect()
+    }
+
+    /// Answers a peer once the user's home has handled everything before, and `waits` have been acknowledged.
     pub(super) fn answer_after_all_before(
         &mut self,
         at: u32,
         user: &UserKey,
         kind: Kind,
         number: u64,
+        waits: Vec<(u32, Incarnation, u64)>,
         fx: &mut dyn Effects,
     ) {
-        let waits = self
-            .peers
-            .iter()
-            .enumerate()
-            .filter(|(other, peer)| *other as u32 != at && peer.is_live && peer.link.unacked_bytes() > 0)
-            .map(|(other, peer)| (other as u32, peer.life, peer.link.last_seq()))
-            .collect();
         let fence = self.next_number();
         let life = self.peers[at as usize].life;
         let answer = PendingAnswer { peer: at, life, kind, user: user.name.clone(), number, shard_done: false, waits };

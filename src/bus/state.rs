@@ -438,7 +438,7 @@ impl Bus {
             self.members.failed(self.now);
         }
         match purpose {
-            Purpose::PublishLink(peer) => self.published(peer, &reply),
+            Purpose::PublishLink(peer) => self.published(peer, &reply, fx),
             Purpose::PublishContract => {
                 if reply == Reply::Failed {
                     self.counters.lost += 1;

@@ -13,9 +13,9 @@ use super::envelope::{MESSAGE_WEIGHT, UserKey};
 use super::homes::{ConnSet, Remaining};
 
 /// Bytes kept for one user who waits; one message may pass it.
-pub const KEPT_BYTES_PER_USER_MAX: u64 = 256 << 10;
+pub const KEPT_BYTES_PER_USER_MAX: u64 = 4 << 20;
 /// Bytes kept for all users of a shard who wait; one message may pass it.
-pub const KEPT_BYTES_MAX: u64 = 4 << 20;
+pub const KEPT_BYTES_MAX: u64 = 16 << 20;
 const _: () = assert!(KEPT_BYTES_PER_USER_MAX <= KEPT_BYTES_MAX);
 
 /// A message of one of this node's clients to a user who waits.

@@ -356,12 +356,13 @@ impl Hub {
 
     fn broadcast(&mut self, now: Micros, conn: ConnId, content: &str, fx: &mut impl Effects) -> Outcome {
         let others = (0..self.shards).map(ShardId).filter(|&shard| shard != self.shard);
-        if !fx.takes_broadcasts() || others.clone().any(|shard| !fx.has_room(Class::Broadcast, shard)) {
+        let is_full = !fx.takes_broadcasts() || (self.has_bus && !fx.bus_has_room());
+        if is_full || others.clone().any(|shard| !fx.has_room(Class::Broadcast, shard)) {
             return Outcome::NoRoom;
         }
         let Some(from) = open_user(&self.sessions, conn) else { return Outcome::Done };
         self.metrics.messages_in_broadcast.add(1);
-        if self.has_bus && !(fx.bus_takes_broadcasts() && fx.bus_has_room()) {
+        if self.has_bus && !fx.bus_takes_broadcasts() {
             self.tell_overloaded(now, conn, fx);
             return Outcome::Done;
         }
@@ -428,7 +429,7 @@ impl Hub {
         }
         let elsewhere = reach.elsewhere;
         if elsewhere && !fx.bus_has_room() {
-            return self.refuse(received, sender, fx);
+            return Outcome::NoRoom;
         }
         let outcome = self.deliver_here(target, frame, Origin { sender: Some(sender), received }, fx);
         if elsewhere && outcome == Outcome::Done {
