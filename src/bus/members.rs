@@ -136,7 +136,8 @@ impl Bus {
                 let is_first = self.members.incarnation == 0;
                 self.members.incarnation = incarnation;
                 self.members.lease_until = self.now.after(LEASE);
-                self.members.renewed_at = Some(self.now);
+                // A renewal also writes the count of connections, which services find as soon as the node is there.
+                self.members.renewed_at = None;
                 self.members.held_by = None;
                 self.begin_links_anew();
                 if is_first {
