@@ -251,6 +251,13 @@ impl Bus {
             }
             return self.later(PATIENCE, Later::Locate(user.clone()));
         }
+        let is_nowhere = location.holders.is_empty() && location.foreign.is_none() && !is_here;
+        if is_nowhere && self.now < self.members.restored_at {
+            if let Some(route) = self.routes.get_mut(user) {
+                route.state = RouteState::Waiting(queue);
+            }
+            return self.later(RETRY_AFTER, Later::Locate(user.clone()));
+        }
         self.waiting_bytes -= queue.iter().map(weight).sum::<usize>();
         match chosen {
             Some(holder) if holder.node == self.config.node_id => {
