@@ -51,7 +51,7 @@ fn run(faults: Faults) {
             }
         }
     }
-    if chosen.is_none() {
+    if chosen.is_none() && !faults.kills && !faults.failovers {
         // A simulation that never met what it is about proves nothing.
         assert!(deliveries > 500 * seeds, "{deliveries} deliveries");
         assert!(musts > 100 * seeds, "{musts} deliveries were due");

@@ -16,7 +16,7 @@ use crate::time::Micros;
 use super::call::{Call, Incarnation, Location, Reply, Why};
 use super::routes::Route;
 use super::state::{Asked, Bus, Effects, Later, Parcel, Purpose, REGISTER_WITHIN, RETRY_AFTER};
-use super::wire::{FORWARDED, Kind};
+use super::wire::{FORWARDED, Kind, ONLY};
 
 /// The TTL of a user's entry is an hour; it is renewed three times in that time…
 const RENEW_WITHIN: Duration = Duration::from_secs(1200);
@@ -136,6 +136,8 @@ impl Bus {
         held.wanted = false;
         held.stage = Stage::Leaving;
         let others = held.others.clone();
+        self.drain_copies(user, &others);
+        let Some(held) = self.held.get_mut(user) else { return };
         for Unforwarded { frame, except } in held.unforwarded.take().map(|waiting| *waiting).unwrap_or_default() {
             match except {
                 None => self.route(user.clone(), Parcel { frame, flags: 0 }, fx),
@@ -388,16 +390,18 @@ impl Bus {
             unforwarded.push(Unforwarded { frame: frame.clone(), except });
             return 1;
         }
-        let mut copies = 0;
-        for &(peer, life) in &held.others {
-            let other = &mut self.peers[peer as usize];
-            if Some(peer) != except && other.life == life && other.dead < life {
-                other.link.push(Kind::Unicast, FORWARDED, &user.name, 0, frame);
-                self.counters.unicasts_out += 1;
-                copies += 1;
-            }
+        let peers = &mut self.peers;
+        let holds = |&&(peer, life): &&(u32, Incarnation)| {
+            let other = &peers[peer as usize];
+            Some(peer) != except && other.life == life && other.dead < life
+        };
+        let to: Vec<u32> = held.others.iter().filter(holds).map(|&(peer, _)| peer).collect();
+        let flags = if to.len() == 1 { FORWARDED | ONLY } else { FORWARDED };
+        for &peer in &to {
+            peers[peer as usize].link.push(Kind::Unicast, flags, &user.name, 0, frame);
+            self.counters.unicasts_out += 1;
         }
-        copies
+        to.len()
     }
 
     /// A sender knows of a later version of the user's holders than this node: copies wait until it has read them too.

@@ -6,9 +6,9 @@ use crate::hub::bus::{FromBus, Via};
 use crate::ids::ShardId;
 
 use super::link::Accept;
-use super::routes::{VIA_FORWARDED, VIA_SENDER_HOLDS, VIA_SHARED};
+use super::routes::{VIA_FORWARDED, VIA_ONLY, VIA_SENDER_HOLDS, VIA_SHARED};
 use super::state::{Asked, Bus, Effects};
-use super::wire::{self, FORWARDED, Item, Kind, SENDER_HOLDS, STALE};
+use super::wire::{self, FORWARDED, Item, Kind, ONLY, SENDER_HOLDS, STALE};
 
 /// Bytes of one peer that wait for room in a shard; beyond that envelopes are not taken, and come again.
 const INBOUND_BYTES_MAX: usize = 4 << 20;
@@ -153,7 +153,7 @@ impl Bus {
         }
         let mut link = at;
         if is_forwarded {
-            link |= VIA_FORWARDED;
+            link |= if flags & ONLY != 0 { VIA_FORWARDED | VIA_ONLY } else { VIA_FORWARDED };
         } else {
             self.refresh_if_older(&user, version, fx);
             let except = (flags & SENDER_HOLDS != 0).then_some(at);

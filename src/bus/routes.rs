@@ -17,7 +17,7 @@ use crate::time::Micros;
 use super::call::{Call, Holder, Incarnation, Location, NodeId, Reply};
 use super::contract;
 use super::state::{Asked, Bus, Effects, Later, Parcel, Purpose, RETRY_AFTER};
-use super::wire::{FORWARDED, Item, Kind, SENDER_HOLDS, STALE};
+use super::wire::{FORWARDED, Item, Kind, ONLY, SENDER_HOLDS, STALE};
 
 /// How long what is known of a user of a foreign node is believed: such a node does not say when the user has left.
 const FOREIGN_FOR: Duration = Duration::from_secs(1);
@@ -41,7 +41,9 @@ pub(super) const VIA_FORWARDED: u32 = 1 << 31;
 pub(super) const VIA_SHARED: u32 = 1 << 30;
 /// …or the node it came from holds the user too, and has delivered it.
 pub(super) const VIA_SENDER_HOLDS: u32 = 1 << 29;
-const VIA_MARKS: u32 = VIA_FORWARDED | VIA_SHARED | VIA_SENDER_HOLDS;
+/// …or it is a copy, and the only one.
+pub(super) const VIA_ONLY: u32 = 1 << 28;
+const VIA_MARKS: u32 = VIA_FORWARDED | VIA_SHARED | VIA_SENDER_HOLDS | VIA_ONLY;
 
 /// The way to a user.
 #[derive(Debug)]
@@ -59,6 +61,8 @@ pub(super) enum RouteState {
     Locating(Vec<Parcel>),
     /// The directory will be asked again in a moment.
     Waiting(Vec<Parcel>),
+    /// This node was the user's primary, and copies that it passed on are under way: what is newer waits for them.
+    Draining { waits: Vec<(u32, Incarnation, u64)>, queue: Vec<Parcel> },
     /// To a node of our kind.
     Settled { peer: u32, life: Incarnation, version: u64 },
     /// To a foreign node.
@@ -82,7 +86,7 @@ impl Route {
 
     /// Whether messages wait here.
     pub(super) fn is_unsettled(&self) -> bool {
-        matches!(self.state, RouteState::Locating(_) | RouteState::Waiting(_) | RouteState::Fencing { .. })
+        !matches!(self.state, RouteState::Settled { .. } | RouteState::Foreign { .. })
     }
 }
 
@@ -188,7 +192,10 @@ impl Bus {
                     return self.publish_foreign(node, &user, &parcel, fx);
                 }
             }
-            RouteState::Locating(queue) | RouteState::Waiting(queue) | RouteState::Fencing { queue, .. } => {
+            RouteState::Locating(queue)
+            | RouteState::Waiting(queue)
+            | RouteState::Draining { queue, .. }
+            | RouteState::Fencing { queue, .. } => {
                 self.waiting_bytes += weight(&parcel);
                 queue.push(parcel);
                 return;
@@ -338,10 +345,15 @@ impl Bus {
             route.avoid = None;
             route.attempts = 0;
         }
+        let has_sent = !queue.is_empty();
         for parcel in queue {
             self.counters.unicasts_out += 1;
             let link = &mut self.peers[peer as usize].link;
             link.push(Kind::Unicast, parcel.flags, &user.name, version, &parcel.frame);
+        }
+        if has_sent && self.held.get(user).is_some_and(|held| held.is_here() && !held.is_open()) {
+            // They come back as copies, before the connections open to what is newer.
+            return self.fence_route(user);
         }
         self.open_if_ready(user, fx);
     }
@@ -379,7 +391,8 @@ impl Bus {
         let user = self.key(&user);
         if flags & FORWARDED != 0 {
             self.forget_holder(&user, at, fx);
-            if !self.held.get(&user).is_some_and(|held| held.is_here()) {
+            // Where several copies went, others have arrived.
+            if flags & ONLY != 0 && !self.held.get(&user).is_some_and(|held| held.is_here()) {
                 self.counters.rerouted += 1;
                 self.route(user, Parcel { frame, flags: 0 }, fx);
             }
@@ -412,7 +425,12 @@ impl Bus {
                 false
             }
             // The route has gone on without it, which only a lost route can do: it goes before what waits.
-            Some(RouteState::Locating(queue) | RouteState::Waiting(queue) | RouteState::Fencing { queue, .. }) => {
+            Some(
+                RouteState::Locating(queue)
+                | RouteState::Waiting(queue)
+                | RouteState::Draining { queue, .. }
+                | RouteState::Fencing { queue, .. },
+            ) => {
                 queue.insert(0, parcel);
                 true
             }
@@ -440,6 +458,45 @@ impl Bus {
         {
             route.state = RouteState::Fencing { peer, version, fence: 0, returned: Vec::new(), queue: Vec::new() };
             self.send_fence(user, peer);
+        }
+    }
+
+    /// The user has left: what this node sends next waits until the copies that it passed on have arrived.
+    pub(super) fn drain_copies(&mut self, user: &UserKey, others: &[(u32, Incarnation)]) {
+        let waits: Vec<(u32, Incarnation, u64)> = others
+            .iter()
+            .map(|&(peer, life)| (peer, life, &self.peers[peer as usize]))
+            .filter(|(_, life, peer)| peer.life == *life && peer.link.unacked_bytes() > 0)
+            .map(|(at, life, peer)| (at, life, peer.link.last_seq()))
+            .collect();
+        if !waits.is_empty() && self.routes.get(user).is_none() {
+            self.routes.insert(user.clone(), Route::new(RouteState::Draining { waits, queue: Vec::new() }));
+            self.draining.push(user.clone());
+        }
+    }
+
+    /// Goes on with users whose copies have arrived.
+    pub(super) fn keep_draining(&mut self, fx: &mut dyn Effects) {
+        for user in std::mem::take(&mut self.draining) {
+            let Some(route) = self.routes.get_mut(&user) else { continue };
+            let RouteState::Draining { waits, queue } = &mut route.state else { continue };
+            let peers = &self.peers;
+            waits.retain(|&(peer, life, seq)| {
+                let peer = &peers[peer as usize];
+                peer.life == life && peer.dead < life && !peer.is_unreachable && !peer.link.is_acked(seq)
+            });
+            if !waits.is_empty() {
+                self.draining.push(user);
+                continue;
+            }
+            let queue = std::mem::take(queue);
+            if queue.is_empty() {
+                self.routes.remove(&user);
+                self.open_if_ready(&user, fx);
+            } else {
+                route.state = RouteState::Locating(queue);
+                self.locate(user, fx);
+            }
         }
     }
 
@@ -492,7 +549,8 @@ impl Bus {
         }
         let at = via.link & !VIA_MARKS;
         if via.link & VIA_FORWARDED != 0 {
-            self.peers[at as usize].link.push(Kind::Bounce, FORWARDED, &user.name, via.seq, &frame);
+            let flags = if via.link & VIA_ONLY != 0 { FORWARDED | ONLY } else { FORWARDED };
+            self.peers[at as usize].link.push(Kind::Bounce, flags, &user.name, via.seq, &frame);
         } else if !is_shared {
             let flags = if via.link & VIA_SENDER_HOLDS != 0 { SENDER_HOLDS } else { 0 };
             self.bounce(at, &user, via.seq, flags, &frame);

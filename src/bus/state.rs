@@ -223,6 +223,8 @@ pub struct Bus {
 
     pub(super) held: UserTable<Held>,
     pub(super) routes: UserTable<Route>,
+    /// Users whose copies are under way though they have left.
+    pub(super) draining: Vec<UserKey>,
     /// Bytes of parcels that wait in routes.
     pub(super) waiting_bytes: usize,
     /// (peer, user): what this peer sends for the user goes back until it has sent a fence.
@@ -274,6 +276,7 @@ impl Bus {
             foreign: Vec::new(),
             held: UserTable::default(),
             routes: UserTable::default(),
+            draining: Vec::new(),
             waiting_bytes: 0,
             bouncing: HashSet::with_hasher(hasher.clone()),
             answers: BTreeMap::new(),
@@ -311,6 +314,7 @@ impl Bus {
             self.drain(peer as u32, fx);
         }
         self.answer_peers();
+        self.keep_draining(fx);
         self.keep_membership(connections, fx);
         self.walk_held(fx);
         self.publish(fx);

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use bytes::Bytes;
 use ringmesh::bus::Input as BusInput;
 use ringmesh::bus::call::{Call, CallId, NodeId, Reply};
+use ringmesh::bus::wire;
 use ringmesh::client::Command;
 use ringmesh::ids::ConnId;
 use ringmesh::metrics::ShardMetrics;
@@ -582,9 +583,11 @@ impl World {
             return;
         }
         if is_link {
-            process.from_redis.push_back(BusInput::Envelope(bytes));
+            process.from_redis.push_back(BusInput::Envelope(bytes.clone()));
+            self.note(|| format!("process {at} gets {}", story(&bytes)));
         } else {
             process.contract(bytes);
+            self.note(|| format!("process {at} gets an order"));
         }
         self.wake_bus(at);
     }
@@ -851,6 +854,20 @@ impl World {
             }
         }
     }
+}
+
+/// What an envelope carries.
+fn story(envelope: &Bytes) -> String {
+    let Some((header, mut items)) = wire::read(envelope) else { return "junk".to_owned() };
+    let mut told = format!("{} of {} acks {}:", header.first_seq, header.from, header.ack);
+    while let Some(item) = wire::take_item(&mut items) {
+        let text = String::from_utf8_lossy(&item.frame);
+        let number =
+            text.rsplit_once("content\":\"").map_or("", |(_, number)| number.split(['/', '"']).next().unwrap_or(""));
+        let kind = item.kind.map_or_else(|| "?".to_owned(), |kind| format!("{kind:?}"));
+        told += &format!(" {kind}/{} {} {} {number};", item.flags, item.user, item.number);
+    }
+    told
 }
 
 pub fn name(user: usize) -> String {
