@@ -19,7 +19,8 @@ use super::contract;
 use super::state::{Asked, Bus, Effects, Later, Parcel, Purpose, RETRY_AFTER};
 use super::wire::{FORWARDED, Item, Kind, ONLY, SENDER_HOLDS, STALE};
 
-/// How long what is known of a user of a foreign node is believed: such a node does not say when the user has left.
+/// How long what is known of a user of a foreign node is believed, unless that node says on `user:events` that the user
+/// has left: it need not, and what it says may be missed.
 const FOREIGN_FOR: Duration = Duration::from_secs(1);
 /// How long the directory is given when it names a node that has just said the user is not there…
 const PATIENCE: Duration = Duration::from_millis(10);
@@ -258,6 +259,13 @@ impl Bus {
             }
             return self.later(PATIENCE, Later::Locate(user.clone()));
         }
+        let is_nowhere = location.holders.is_empty() && location.foreign.is_none() && !is_here;
+        if is_nowhere && self.now < self.members.restored_at {
+            if let Some(route) = self.routes.get_mut(user) {
+                route.state = RouteState::Waiting(queue);
+            }
+            return self.later(RETRY_AFTER, Later::Locate(user.clone()));
+        }
         self.waiting_bytes -= queue.iter().map(weight).sum::<usize>();
         match chosen {
             Some(holder) if holder.node == self.config.node_id => {
@@ -362,6 +370,13 @@ impl Bus {
             }
         }
         rest
+    }
+
+    /// A foreign node has said that a user came or left: where the user is now is to be asked.
+    pub(super) fn forget_foreign(&mut self, user: &UserKey) {
+        if self.routes.get(user).is_some_and(|route| matches!(route.state, RouteState::Foreign { .. })) {
+            self.routes.remove(user);
+        }
     }
 
     fn count_offline(&mut self, queue: &[Parcel]) {
