@@ -133,6 +133,10 @@ impl Bus {
 
     pub(super) fn left(&mut self, user: &UserKey, fx: &mut dyn Effects) {
         let Some(held) = self.held.get_mut(user) else { return };
+        if held.stage == Stage::Registering {
+            // The home hands back what it has kept of these.
+            held.unforwarded = None;
+        }
         held.wanted = false;
         held.stage = Stage::Leaving;
         let others = held.others.clone();
@@ -220,6 +224,7 @@ impl Bus {
                 held.stage = Stage::Joining;
                 let location = Location { version, holders: others, foreign: None };
                 self.learn_holders(user, &location, fx);
+                self.forward_what_waited(user);
                 self.join_or_open(user, fx);
             }
             Reply::Registered { .. } => self.step(user, fx),
@@ -386,6 +391,11 @@ impl Bus {
     /// Passes copies on to the other holders, but not to the one it came from, which has delivered it; how many.
     pub(super) fn forward(&mut self, user: &UserKey, except: Option<u32>, frame: &Bytes) -> usize {
         let Some(held) = self.held.get_mut(user) else { return 0 };
+        if held.stage == Stage::Registering {
+            // Who else holds the user is known in a moment. It is not handed back as shared: that is not certain.
+            held.unforwarded.get_or_insert_default().push(Unforwarded { frame: frame.clone(), except });
+            return 0;
+        }
         if let Some(unforwarded) = &mut held.unforwarded {
             unforwarded.push(Unforwarded { frame: frame.clone(), except });
             return 1;
@@ -419,6 +429,10 @@ impl Bus {
         if let Reply::Located(location) = reply {
             self.learn_holders(user, &location, fx);
         }
+        self.forward_what_waited(user);
+    }
+
+    fn forward_what_waited(&mut self, user: &UserKey) {
         let Some(waiting) = self.held.get_mut(user).and_then(|held| held.unforwarded.take()) else { return };
         for Unforwarded { frame, except } in *waiting {
             self.forward(user, except, &frame);
