@@ -48,7 +48,7 @@ pub(super) struct Held {
     /// The number of the join whose answer counts.
     join: u64,
     /// Messages whose copies wait until the holders are known again.
-    unforwarded: Option<Box<Vec<Unforwarded>>>,
+    unforwarded: Option<Vec<Unforwarded>>,
 }
 
 #[derive(Debug)]
@@ -142,7 +142,7 @@ impl Bus {
         let others = held.others.clone();
         self.drain_copies(user, &others);
         let Some(held) = self.held.get_mut(user) else { return };
-        for Unforwarded { frame, except } in held.unforwarded.take().map(|waiting| *waiting).unwrap_or_default() {
+        for Unforwarded { frame, except } in held.unforwarded.take().unwrap_or_default() {
             match except {
                 None => self.route(user.clone(), Parcel { frame, flags: 0 }, fx),
                 Some(except) => {
@@ -420,7 +420,7 @@ impl Bus {
         if held.version >= version || held.unforwarded.is_some() || !held.is_open() {
             return;
         }
-        held.unforwarded = Some(Box::default());
+        held.unforwarded = Some(Vec::new());
         let call = Call::Locate { user: user.name.clone() };
         self.call(Purpose::Refresh(user.clone()), call, fx);
     }
@@ -434,7 +434,7 @@ impl Bus {
 
     fn forward_what_waited(&mut self, user: &UserKey) {
         let Some(waiting) = self.held.get_mut(user).and_then(|held| held.unforwarded.take()) else { return };
-        for Unforwarded { frame, except } in *waiting {
+        for Unforwarded { frame, except } in waiting {
             self.forward(user, except, &frame);
         }
     }
