@@ -86,6 +86,16 @@ class Cluster:
         writer.close()
         return found
 
+    async def keep_metrics(self):
+        """Writes what each node counts, and what the directory holds, beside the logs."""
+        for node in NODES:
+            if node not in self.gone:
+                reader, writer = await self._connect(node, "127.0.0.1", 8081)
+                writer.write(b"GET /metrics HTTP/1.1\r\nHost: ringmesh\r\n\r\n")
+                pathlib.Path(self.network.folder, f"{node}.metrics.log").write_bytes(await reader.read())
+                writer.close()
+        pathlib.Path(self.network.folder, "directory.log").write_text(json.dumps(await self.holders(), indent=1))
+
     async def listen_to_events(self):
         reader, writer = await self._redis()
         writer.write(_command("SUBSCRIBE", "user:events"))
@@ -97,13 +107,20 @@ class Cluster:
 
     async def _redis(self):
         # On Redis' own host: its cable does not matter.
-        sock = self.network.socket("redis")
         for _ in range(100):
             with contextlib.suppress(ConnectionError):
-                await asyncio.get_running_loop().sock_connect(sock, ("10.0.0.3", 6379))
-                return await asyncio.open_connection(sock=sock)
+                return await self._connect("redis", "10.0.0.3", 6379)
             await asyncio.sleep(0.1)
         raise RuntimeError("Redis does not answer")
+
+    async def _connect(self, host, address, port):
+        sock = self.network.socket(host)
+        try:
+            await asyncio.get_running_loop().sock_connect(sock, (address, port))
+            return await asyncio.open_connection(sock=sock)
+        except BaseException:
+            sock.close()
+            raise
 
     async def watch_ready(self, node):
         """Asks as the proxy does, from its host."""
@@ -118,15 +135,12 @@ class Cluster:
             await asyncio.sleep(READY_EVERY)
 
     async def _ask_ready(self, node):
-        sock = self.network.socket("proxy")
-        writer = None
+        reader, writer = await self._connect("proxy", NODES[node], 8080)
         try:
-            await asyncio.get_running_loop().sock_connect(sock, (NODES[node], 8080))
-            reader, writer = await asyncio.open_connection(sock=sock)
             writer.write(b"GET /ready HTTP/1.1\r\nHost: ringmesh\r\n\r\n")
             return await reader.readuntil(b"\r\n")
         finally:
-            writer.transport.abort() if writer else sock.close()
+            writer.transport.abort()
 
 
 def _command(*words):

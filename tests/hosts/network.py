@@ -8,15 +8,12 @@ killed; the namespaces that it then leaves are taken away by the next run.
 import ctypes
 import os
 import re
-import signal
 import socket
 import subprocess
-import time
 
 CLONE_NEWNET = 0x40000000
 LIBC = ctypes.CDLL(None, use_errno=True)
 PREFIX = "ringmesh-hosts"
-STOP_SECONDS_MAX = 5
 
 
 class Network:
@@ -88,17 +85,9 @@ class Network:
         return made
 
     def close(self):
-        """Stops all processes, nodes before what they need, and takes the namespaces away."""
-        for process in self.processes.values():
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + STOP_SECONDS_MAX
-        for process in self.processes.values():
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        """Kills all processes, and takes the namespaces away."""
+        for host in list(self.processes):
+            self.kill(host)
         for host in [*self.addresses, "bridge"]:
             subprocess.run(["ip", "netns", "delete", _name(host)], capture_output=True)
 
