@@ -15,8 +15,8 @@ use crate::time::Micros;
 
 use super::call::{Call, Incarnation, Location, Reply, Why};
 use super::routes::Route;
-use super::state::{Asked, Bus, Effects, Later, Purpose, REGISTER_WITHIN, RETRY_AFTER};
-use super::wire::{FORWARDED, Kind};
+use super::state::{Asked, Bus, Effects, Later, Parcel, Purpose, REGISTER_WITHIN, RETRY_AFTER};
+use super::wire::{FORWARDED, Kind, ONLY};
 
 /// The TTL of a user's entry is an hour; it is renewed three times in that time…
 const RENEW_WITHIN: Duration = Duration::from_secs(1200);
@@ -45,6 +45,8 @@ pub(super) struct Held {
     older: u32,
     /// The other holders, the oldest first.
     others: Vec<(u32, Incarnation)>,
+    /// The number of the join whose answer counts.
+    join: u64,
     /// Messages whose copies wait until the holders are known again.
     unforwarded: Option<Box<Vec<Unforwarded>>>,
 }
@@ -80,6 +82,7 @@ impl Held {
             version: 0,
             older: 0,
             others: Vec::new(),
+            join: 0,
             unforwarded: None,
         }
     }
@@ -87,6 +90,11 @@ impl Held {
     /// Whether messages for the user belong here.
     pub(super) fn is_here(&self) -> bool {
         self.stage != Stage::Leaving && self.wanted
+    }
+
+    /// Whether connections are open, and no copies wait.
+    pub(super) fn is_settled(&self) -> bool {
+        self.is_open() && self.unforwarded.is_none()
     }
 
     /// Whether connections are open.
@@ -124,12 +132,23 @@ impl Bus {
     }
 
     pub(super) fn left(&mut self, user: &UserKey, fx: &mut dyn Effects) {
-        if let Some(held) = self.held.get_mut(user) {
-            held.wanted = false;
-            held.stage = Stage::Leaving;
-            held.unforwarded = None;
-            self.step(user, fx);
+        let Some(held) = self.held.get_mut(user) else { return };
+        held.wanted = false;
+        held.stage = Stage::Leaving;
+        let others = held.others.clone();
+        self.drain_copies(user, &others);
+        let Some(held) = self.held.get_mut(user) else { return };
+        for Unforwarded { frame, except } in held.unforwarded.take().map(|waiting| *waiting).unwrap_or_default() {
+            match except {
+                None => self.route(user.clone(), Parcel { frame, flags: 0 }, fx),
+                Some(except) => {
+                    for &(peer, _) in others.iter().filter(|(peer, _)| *peer != except) {
+                        self.peers[peer as usize].link.push(Kind::Unicast, FORWARDED, &user.name, 0, &frame);
+                    }
+                }
+            }
         }
+        self.step(user, fx);
     }
 
     /// The user should be open by now.
@@ -137,6 +156,11 @@ impl Bus {
         let now = self.now;
         let is_late = |held: &Held| held.wanted && held.stage != Stage::Open && held.deadline <= now;
         if self.held.get(user).is_some_and(is_late) {
+            // A node that died, and is not known to be dead yet, must not keep its users out.
+            if self.held.get(user).is_some_and(|held| held.stage == Stage::Settling) && self.waits_for_unreachable(user)
+            {
+                return self.open(user, fx);
+            }
             let home = self.home(user);
             fx.push(home, FromBus::NotRegistered { user: user.clone() });
             self.left(user, fx);
@@ -208,21 +232,33 @@ impl Bus {
         let Some(held) = self.held.get(user).filter(|held| held.stage == Stage::Joining) else { return };
         let oldest = held.others.iter().take(held.older as usize).find(|&&other| self.takes_messages(other));
         match oldest {
-            Some(&(peer, _)) => self.ask_peer(peer, Kind::Join, user, Asked::Join(user.clone())),
+            Some(&(deciding, _)) => {
+                let number = self.ask_peer(deciding, Kind::Join, user, Asked::Join(user.clone()));
+                self.tell_holders(user, number, Some(deciding));
+            }
             None => {
-                // One that is cut off learns of it when it is back.
-                for (peer, _) in held.others.clone() {
-                    self.ask_peer(peer, Kind::Join, user, Asked::Join(user.clone()));
-                }
-                self.joined(user, fx);
+                self.tell_holders(user, 0, None);
+                self.joined(user, 0, fx);
             }
         }
     }
 
+    /// The other older holders, who are cut off, learn of it when they are back.
+    fn tell_holders(&mut self, user: &UserKey, join: u64, except: Option<u32>) {
+        let Some(held) = self.held.get_mut(user) else { return };
+        held.join = join;
+        let cut_off: Vec<u32> =
+            held.others.iter().map(|&(peer, _)| peer).filter(|&peer| Some(peer) != except).collect();
+        for peer in cut_off {
+            self.ask_peer(peer, Kind::Join, user, Asked::Join(user.clone()));
+        }
+    }
+
     /// The oldest holder passes on what comes for the user.
-    pub(super) fn joined(&mut self, user: &UserKey, fx: &mut dyn Effects) {
+    pub(super) fn joined(&mut self, user: &UserKey, join: u64, fx: &mut dyn Effects) {
         if let Some(held) = self.held.get_mut(user)
             && held.stage == Stage::Joining
+            && held.join == join
         {
             held.stage = Stage::Settling;
             self.open_if_ready(user, fx);
@@ -230,8 +266,8 @@ impl Bus {
     }
 
     /// The oldest holder does not hold the user any more: who does?
-    pub(super) fn not_joined(&mut self, user: &UserKey, fx: &mut dyn Effects) {
-        if self.held.get(user).is_some_and(|held| held.stage == Stage::Joining) {
+    pub(super) fn not_joined(&mut self, user: &UserKey, join: u64, fx: &mut dyn Effects) {
+        if self.held.get(user).is_some_and(|held| held.stage == Stage::Joining && held.join == join) {
             let call = Call::Locate { user: user.name.clone() };
             self.call(Purpose::Rejoin(user.clone()), call, fx);
         }
@@ -247,12 +283,14 @@ impl Bus {
 
     /// Opens the user's connections, once nothing of this node's own is under way to another place of the user.
     pub(super) fn open_if_ready(&mut self, user: &UserKey, fx: &mut dyn Effects) {
-        let Some(held) = self.held.get_mut(user).filter(|held| held.stage == Stage::Settling && held.wanted) else {
-            return;
-        };
-        if self.routes.get(user).is_some_and(Route::is_unsettled) {
-            return;
+        let is_settling = self.held.get(user).is_some_and(|held| held.stage == Stage::Settling && held.wanted);
+        if is_settling && !self.routes.get(user).is_some_and(Route::is_unsettled) {
+            self.open(user, fx);
         }
+    }
+
+    fn open(&mut self, user: &UserKey, fx: &mut dyn Effects) {
+        let Some(held) = self.held.get_mut(user) else { return };
         held.stage = Stage::Open;
         let elsewhere = !held.others.is_empty();
         let home = self.home(user);
@@ -352,16 +390,18 @@ impl Bus {
             unforwarded.push(Unforwarded { frame: frame.clone(), except });
             return 1;
         }
-        let mut copies = 0;
-        for &(peer, life) in &held.others {
-            let other = &mut self.peers[peer as usize];
-            if Some(peer) != except && other.life == life && other.dead < life {
-                other.link.push(Kind::Unicast, FORWARDED, &user.name, 0, frame);
-                self.counters.unicasts_out += 1;
-                copies += 1;
-            }
+        let peers = &mut self.peers;
+        let holds = |&&(peer, life): &&(u32, Incarnation)| {
+            let other = &peers[peer as usize];
+            Some(peer) != except && other.life == life && other.dead < life
+        };
+        let to: Vec<u32> = held.others.iter().filter(holds).map(|&(peer, _)| peer).collect();
+        let flags = if to.len() == 1 { FORWARDED | ONLY } else { FORWARDED };
+        for &peer in &to {
+            peers[peer as usize].link.push(Kind::Unicast, flags, &user.name, 0, frame);
+            self.counters.unicasts_out += 1;
         }
-        copies
+        to.len()
     }
 
     /// A sender knows of a later version of the user's holders than this node: copies wait until it has read them too.
@@ -383,6 +423,19 @@ impl Bus {
         for Unforwarded { frame, except } in *waiting {
             self.forward(user, except, &frame);
         }
+    }
+
+    /// The directory says that this node holds the user. If it has not even begun to, Redis has lost a removal.
+    pub(super) fn take_off_if_unknown(&mut self, user: &UserKey) {
+        if self.held.get(user).is_some() || self.members.incarnation == 0 {
+            return;
+        }
+        let mut held = Held::new(self.now);
+        held.wanted = false;
+        held.stage = Stage::Leaving;
+        held.entered_as = self.members.incarnation;
+        self.held.insert(user.clone(), held);
+        self.later(Duration::ZERO, Later::Step(user.clone()));
     }
 
     /// A foreign node has touched the user's entry.

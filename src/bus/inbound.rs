@@ -6,9 +6,9 @@ use crate::hub::bus::{FromBus, Via};
 use crate::ids::ShardId;
 
 use super::link::Accept;
-use super::routes::{VIA_FORWARDED, VIA_SHARED};
+use super::routes::{VIA_FORWARDED, VIA_ONLY, VIA_SENDER_HOLDS, VIA_SHARED};
 use super::state::{Asked, Bus, Effects};
-use super::wire::{self, FORWARDED, Item, Kind, SENDER_HOLDS};
+use super::wire::{self, FORWARDED, Item, Kind, ONLY, SENDER_HOLDS, STALE};
 
 /// Bytes of one peer that wait for room in a shard; beyond that envelopes are not taken, and come again.
 const INBOUND_BYTES_MAX: usize = 4 << 20;
@@ -112,6 +112,9 @@ impl Bus {
             Kind::Bounce => self.bounced(at, item, fx),
             Kind::Fence => {
                 let user = self.key(&item.user);
+                if item.flags & STALE != 0 {
+                    return self.take_off_if_unknown(&user);
+                }
                 self.bouncing.remove(&(at, user.name.clone()));
                 let copies = self.copies_under_way(at);
                 self.answer_after_all_before(at, &user, Kind::Fenced, item.number, copies, fx);
@@ -127,9 +130,11 @@ impl Bus {
             Kind::Fenced | Kind::Joined | Kind::NotJoined => {
                 let life = self.peers[at as usize].life;
                 match self.asked.remove(&item.number) {
-                    Some((_, _, Asked::Fence(user))) => self.fence_passed(&user, at, life, fx),
-                    Some((_, _, Asked::Join(user))) if kind == Kind::Joined => self.joined(&user, fx),
-                    Some((_, _, Asked::Join(user))) => self.not_joined(&user, fx),
+                    Some((_, _, Asked::Fence(user))) => {
+                        self.fence_passed(&user, at, life, Some(item.number), fx);
+                    }
+                    Some((_, _, Asked::Join(user))) if kind == Kind::Joined => self.joined(&user, item.number, fx),
+                    Some((_, _, Asked::Join(user))) => self.not_joined(&user, item.number, fx),
                     None => {}
                 }
             }
@@ -148,10 +153,11 @@ impl Bus {
         }
         let mut link = at;
         if is_forwarded {
-            link |= VIA_FORWARDED;
+            link |= if flags & ONLY != 0 { VIA_FORWARDED | VIA_ONLY } else { VIA_FORWARDED };
         } else {
             self.refresh_if_older(&user, version, fx);
             let except = (flags & SENDER_HOLDS != 0).then_some(at);
+            link |= if except.is_some() { VIA_SENDER_HOLDS } else { 0 };
             if self.forward(&user, except, &frame) > 0 {
                 link |= VIA_SHARED;
             }

@@ -122,7 +122,7 @@ impl Bus {
             }
         }
         for user in users {
-            self.fence_passed(&user, at, before, fx);
+            self.fence_passed(&user, at, before, None, fx);
         }
     }
 
@@ -230,9 +230,8 @@ impl Bus {
                     peer.life != life || peer.is_unreachable || peer.link.is_acked(seq)
                 })
         };
-        let mut done: Vec<u64> =
+        let done: Vec<u64> =
             self.answers.iter().filter(|(_, answer)| is_handled(answer)).map(|(&number, _)| number).collect();
-        done.sort_unstable();
         for number in done {
             let Some(answer) = self.answers.remove(&number) else { continue };
             let peer = &mut self.peers[answer.peer as usize];
@@ -269,11 +268,12 @@ impl Bus {
         fx.push(home, FromBus::Fence { fence });
     }
 
-    /// Asks a peer something that it answers in its own time.
-    pub(super) fn ask_peer(&mut self, at: u32, kind: Kind, user: &UserKey, asked: Asked) {
+    /// Asks a peer something that it answers in its own time; the number of the question.
+    pub(super) fn ask_peer(&mut self, at: u32, kind: Kind, user: &UserKey, asked: Asked) -> u64 {
         let number = self.next_number();
         let peer = &mut self.peers[at as usize];
         peer.link.push(kind, 0, &user.name, number, b"");
         self.asked.insert(number, (at, peer.life, asked));
+        number
     }
 }

@@ -17,7 +17,7 @@ use crate::time::Micros;
 use super::call::{Call, Holder, Incarnation, Location, NodeId, Reply};
 use super::contract;
 use super::state::{Asked, Bus, Effects, Later, Parcel, Purpose, RETRY_AFTER};
-use super::wire::{FORWARDED, Item, Kind, SENDER_HOLDS};
+use super::wire::{FORWARDED, Item, Kind, ONLY, SENDER_HOLDS, STALE};
 
 /// How long what is known of a user of a foreign node is believed: such a node does not say when the user has left.
 const FOREIGN_FOR: Duration = Duration::from_secs(1);
@@ -25,6 +25,9 @@ const FOREIGN_FOR: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_millis(10);
 /// …and how often, before the user counts as offline.
 const ATTEMPTS_MAX: u32 = 300;
+/// Attempts after which that node is told what the directory says.
+const ATTEMPTS_UNTIL_TOLD: u32 = 50;
+const _: () = assert!(ATTEMPTS_UNTIL_TOLD < ATTEMPTS_MAX);
 /// Routes that are kept; beyond that the ones met first on a walk make room.
 const ROUTES_MAX: usize = 1_000_000;
 /// Bytes that a parcel counts for beside its frame.
@@ -34,8 +37,13 @@ const PARCEL_BYTES: usize = 64;
 const VIA_SELF: u32 = u32::MAX;
 /// Marks in [`Via::link`], beside the peer's place: the message is a copy that another holder passed on…
 pub(super) const VIA_FORWARDED: u32 = 1 << 31;
-/// …or copies of it were passed on to other holders.
+/// …or copies of it were passed on to other holders…
 pub(super) const VIA_SHARED: u32 = 1 << 30;
+/// …or the node it came from holds the user too, and has delivered it.
+pub(super) const VIA_SENDER_HOLDS: u32 = 1 << 29;
+/// …or it is a copy, and the only one.
+pub(super) const VIA_ONLY: u32 = 1 << 28;
+const VIA_MARKS: u32 = VIA_FORWARDED | VIA_SHARED | VIA_SENDER_HOLDS | VIA_ONLY;
 
 /// The way to a user.
 #[derive(Debug)]
@@ -43,8 +51,8 @@ pub(super) struct Route {
     pub(super) state: RouteState,
     /// How often the directory has named a node that did not hold the user.
     attempts: u32,
-    /// That node.
-    avoid: Option<Holder>,
+    /// That node, and the user's version when it did not hold the user.
+    avoid: Option<(Holder, u64)>,
 }
 
 #[derive(Debug)]
@@ -53,12 +61,22 @@ pub(super) enum RouteState {
     Locating(Vec<Parcel>),
     /// The directory will be asked again in a moment.
     Waiting(Vec<Parcel>),
+    /// This node was the user's primary, and copies that it passed on are under way: what is newer waits for them.
+    Draining { waits: Vec<(u32, Incarnation, u64)>, queue: Vec<Parcel> },
     /// To a node of our kind.
     Settled { peer: u32, life: Incarnation, version: u64 },
     /// To a foreign node.
     Foreign { node: NodeId, until: Micros },
     /// The node does not hold the user any more: what was under way comes back, what is new waits.
-    Fencing { peer: u32, returned: Vec<(u64, Parcel)>, queue: Vec<Parcel> },
+    Fencing {
+        peer: u32,
+        /// The user's version as the messages under way have it.
+        version: u64,
+        /// The fence's number.
+        fence: u64,
+        returned: Vec<(u64, Parcel)>,
+        queue: Vec<Parcel>,
+    },
 }
 
 impl Route {
@@ -68,7 +86,7 @@ impl Route {
 
     /// Whether messages wait here.
     pub(super) fn is_unsettled(&self) -> bool {
-        matches!(self.state, RouteState::Locating(_) | RouteState::Waiting(_) | RouteState::Fencing { .. })
+        !matches!(self.state, RouteState::Settled { .. } | RouteState::Foreign { .. })
     }
 }
 
@@ -118,12 +136,13 @@ impl Bus {
 
     /// Sends a message of this node: as a holder of the user, or by the user's route.
     fn send(&mut self, user: UserKey, parcel: Parcel, fx: &mut dyn Effects) {
-        if parcel.flags & SENDER_HOLDS != 0
-            && self.acts_as_primary(&user)
-            && !self.routes.get(&user).is_some_and(Route::is_unsettled)
-        {
-            self.forward(&user, None, &parcel.frame);
-            return;
+        if parcel.flags & SENDER_HOLDS != 0 && self.acts_as_primary(&user) {
+            // What went by another primary arrives first.
+            self.fence_route(&user);
+            if !self.routes.get(&user).is_some_and(Route::is_unsettled) {
+                self.forward(&user, None, &parcel.frame);
+                return;
+            }
         }
         self.route(user, parcel, fx);
     }
@@ -133,7 +152,7 @@ impl Bus {
         let copies = self.forward(&user, None, &parcel.frame);
         if parcel.flags & SENDER_HOLDS == 0 {
             let seq = self.next_number();
-            let link = if copies > 0 { VIA_SELF & !VIA_FORWARDED } else { VIA_SELF & !VIA_FORWARDED & !VIA_SHARED };
+            let link = VIA_SELF & !VIA_MARKS | if copies > 0 { VIA_SHARED } else { 0 };
             self.deliver(user, parcel.frame, Via { link, seq }, fx);
         }
     }
@@ -173,7 +192,10 @@ impl Bus {
                     return self.publish_foreign(node, &user, &parcel, fx);
                 }
             }
-            RouteState::Locating(queue) | RouteState::Waiting(queue) | RouteState::Fencing { queue, .. } => {
+            RouteState::Locating(queue)
+            | RouteState::Waiting(queue)
+            | RouteState::Draining { queue, .. }
+            | RouteState::Fencing { queue, .. } => {
                 self.waiting_bytes += weight(&parcel);
                 queue.push(parcel);
                 return;
@@ -226,16 +248,14 @@ impl Bus {
             return self.later(RETRY_AFTER, Later::Locate(user.clone()));
         };
         let is_here = self.held.get(user).is_some_and(|held| held.is_here());
-        let chosen = self.choose(&location, is_here);
-        let Some(route) = self.routes.get_mut(user) else { return };
-        let names_one_that_does_not_hold = match &chosen {
-            Some(holder) if holder.node == self.config.node_id => !is_here,
-            Some(holder) => route.avoid.as_ref() == Some(holder),
-            None => false,
-        };
-        if names_one_that_does_not_hold && route.attempts < ATTEMPTS_MAX {
-            route.attempts += 1;
-            route.state = RouteState::Waiting(queue);
+        let avoid = route.avoid.clone().filter(|(_, version)| location.version <= *version).map(|(holder, _)| holder);
+        let chosen = self.choose(&location, is_here, avoid.as_ref());
+        let names_one_that_does_not_hold =
+            chosen.is_none() && location.holders.iter().any(|holder| self.is_alive(holder));
+        if names_one_that_does_not_hold && self.wait_for_removal(user, &location, avoid.as_ref()) {
+            if let Some(route) = self.routes.get_mut(user) {
+                route.state = RouteState::Waiting(queue);
+            }
             return self.later(PATIENCE, Later::Locate(user.clone()));
         }
         self.waiting_bytes -= queue.iter().map(weight).sum::<usize>();
@@ -250,7 +270,11 @@ impl Bus {
                     self.count_offline(&queue);
                 }
             }
-            Some(holder) => self.settle(user, &holder, location.version, queue, fx),
+            Some(holder) => {
+                // Who holds the user too has the user's own connections get it first, and in order.
+                let queue = if is_here { self.deliver_first(user, queue, fx) } else { queue };
+                self.settle(user, &holder, location.version, queue, fx);
+            }
             None => match location.foreign {
                 Some(node) if !self.peer_index.contains_key(&node) && node != self.config.node_id => {
                     let until = self.now.after(FOREIGN_FOR);
@@ -267,10 +291,30 @@ impl Bus {
         }
     }
 
+    /// The directory names only holders who have said that they are none: whether to ask it again in a moment. In the
+    /// long run they are told, for Redis may have lost a removal.
+    fn wait_for_removal(&mut self, user: &UserKey, location: &Location, avoid: Option<&Holder>) -> bool {
+        if location.holders.iter().any(|holder| holder.node == self.config.node_id) {
+            self.take_off_if_unknown(user);
+        }
+        let Some(route) = self.routes.get_mut(user) else { return false };
+        route.attempts += 1;
+        let attempts = route.attempts;
+        if attempts.is_multiple_of(ATTEMPTS_UNTIL_TOLD)
+            && let Some(&peer) = avoid.and_then(|holder| self.peer_index.get(&holder.node))
+        {
+            self.peers[peer as usize].link.push(Kind::Fence, STALE, &user.name, 0, b"");
+        }
+        attempts < ATTEMPTS_MAX
+    }
+
     /// Which of the holders decides: the oldest that can be reached; without one, the oldest that is not known to be
-    /// dead, for it may come back.
-    fn choose(&self, location: &Location, is_here: bool) -> Option<Holder> {
-        let alive: Vec<&Holder> = location.holders.iter().filter(|holder| self.is_alive(holder)).collect();
+    /// dead, for it may come back. Not one that has said that it does not hold the user.
+    fn choose(&self, location: &Location, is_here: bool, avoid: Option<&Holder>) -> Option<Holder> {
+        let holds = |holder: &Holder| {
+            self.is_alive(holder) && Some(holder) != avoid && (is_here || holder.node != self.config.node_id)
+        };
+        let alive: Vec<&Holder> = location.holders.iter().filter(|holder| holds(holder)).collect();
         let reachable = alive.iter().find(|holder| self.is_reachable(holder));
         match reachable.or(alive.first()) {
             Some(&holder) => Some(holder.clone()),
@@ -291,15 +335,33 @@ impl Bus {
         let state = RouteState::Settled { peer, life: holder.incarnation, version };
         if let Some(route) = self.routes.get_mut(user) {
             route.state = state;
-            // What bounced came from an earlier stay; if it bounces again, the count goes on.
             route.avoid = None;
+            route.attempts = 0;
         }
+        let has_sent = !queue.is_empty();
         for parcel in queue {
             self.counters.unicasts_out += 1;
             let link = &mut self.peers[peer as usize].link;
             link.push(Kind::Unicast, parcel.flags, &user.name, version, &parcel.frame);
         }
+        if has_sent && self.held.get(user).is_some_and(|held| held.is_here() && !held.is_open()) {
+            // They come back as copies, before the connections open to what is newer.
+            return self.fence_route(user);
+        }
         self.open_if_ready(user, fx);
+    }
+
+    /// Delivers to this node's connections what they have not got yet; what is left to do is for the other holders.
+    fn deliver_first(&mut self, user: &UserKey, queue: Vec<Parcel>, fx: &mut dyn Effects) -> Vec<Parcel> {
+        let mut rest = queue;
+        for parcel in &mut rest {
+            if parcel.flags & SENDER_HOLDS == 0 {
+                parcel.flags |= SENDER_HOLDS;
+                let via = Via { link: VIA_SELF & !VIA_FORWARDED, seq: self.next_number() };
+                self.deliver(user.clone(), parcel.frame.clone(), via, fx);
+            }
+        }
+        rest
     }
 
     fn count_offline(&mut self, queue: &[Parcel]) {
@@ -322,7 +384,8 @@ impl Bus {
         let user = self.key(&user);
         if flags & FORWARDED != 0 {
             self.forget_holder(&user, at, fx);
-            if !self.held.get(&user).is_some_and(|held| held.is_here()) {
+            // Where several copies went, others have arrived.
+            if flags & ONLY != 0 && !self.held.get(&user).is_some_and(|held| held.is_here()) {
                 self.counters.rerouted += 1;
                 self.route(user, Parcel { frame, flags: 0 }, fx);
             }
@@ -331,11 +394,22 @@ impl Bus {
         self.counters.rerouted += 1;
         let begins = self.hold_for_fence(&user, at, number, Parcel { frame, flags });
         if begins {
-            self.ask_peer(at, Kind::Fence, &user, Asked::Fence(user.clone()));
+            // Also when the route has gone on: the peer sends everything back until a fence has come.
+            self.send_fence(&user, at);
         }
     }
 
-    /// Keeps a message that came back; whether it is the first, so that a fence is to be sent.
+    fn send_fence(&mut self, user: &UserKey, at: u32) {
+        let number = self.ask_peer(at, Kind::Fence, user, Asked::Fence(user.clone()));
+        if let Some(route) = self.routes.get_mut(user)
+            && let RouteState::Fencing { peer, fence, .. } = &mut route.state
+            && *peer == at
+        {
+            *fence = number;
+        }
+    }
+
+    /// Keeps a message that came back; whether a fence is to be sent.
     pub(super) fn hold_for_fence(&mut self, user: &UserKey, at: u32, seq: u64, parcel: Parcel) -> bool {
         self.waiting_bytes += weight(&parcel);
         match self.routes.get_mut(user).map(|route| &mut route.state) {
@@ -344,16 +418,24 @@ impl Bus {
                 false
             }
             // The route has gone on without it, which only a lost route can do: it goes before what waits.
-            Some(RouteState::Locating(queue) | RouteState::Waiting(queue) | RouteState::Fencing { queue, .. }) => {
+            Some(
+                RouteState::Locating(queue)
+                | RouteState::Waiting(queue)
+                | RouteState::Draining { queue, .. }
+                | RouteState::Fencing { queue, .. },
+            ) => {
                 queue.insert(0, parcel);
-                false
+                true
             }
             Some(state) => {
-                *state = RouteState::Fencing { peer: at, returned: vec![(seq, parcel)], queue: Vec::new() };
+                let version = if let RouteState::Settled { version, .. } = state { *version } else { 0 };
+                let returned = vec![(seq, parcel)];
+                *state = RouteState::Fencing { peer: at, version, fence: 0, returned, queue: Vec::new() };
                 true
             }
             None => {
-                let state = RouteState::Fencing { peer: at, returned: vec![(seq, parcel)], queue: Vec::new() };
+                let returned = vec![(seq, parcel)];
+                let state = RouteState::Fencing { peer: at, version: 0, fence: 0, returned, queue: Vec::new() };
                 self.routes.insert(user.clone(), Route::new(state));
                 true
             }
@@ -363,26 +445,85 @@ impl Bus {
     /// Has a user's messages wait until those under way have been handled, if there is a route they may be on.
     pub(super) fn fence_route(&mut self, user: &UserKey) {
         if let Some(route) = self.routes.get_mut(user)
-            && let RouteState::Settled { peer, life, .. } = route.state
+            && let RouteState::Settled { peer, life, version } = route.state
             && self.peers[peer as usize].life == life
+            && self.peers[peer as usize].dead < life
         {
-            route.state = RouteState::Fencing { peer, returned: Vec::new(), queue: Vec::new() };
-            self.ask_peer(peer, Kind::Fence, user, Asked::Fence(user.clone()));
+            route.state = RouteState::Fencing { peer, version, fence: 0, returned: Vec::new(), queue: Vec::new() };
+            self.send_fence(user, peer);
         }
     }
 
-    /// Everything that was under way to a peer for a user has been handled or has come back.
-    pub(super) fn fence_passed(&mut self, user: &UserKey, at: u32, life: Incarnation, fx: &mut dyn Effects) {
+    /// The user has left: what this node sends next waits until the copies that it passed on have arrived.
+    pub(super) fn drain_copies(&mut self, user: &UserKey, others: &[(u32, Incarnation)]) {
+        let waits: Vec<(u32, Incarnation, u64)> = others
+            .iter()
+            .map(|&(peer, life)| (peer, life, &self.peers[peer as usize]))
+            .filter(|(_, life, peer)| peer.life == *life && peer.link.unacked_bytes() > 0)
+            .map(|(at, life, peer)| (at, life, peer.link.last_seq()))
+            .collect();
+        if !waits.is_empty() && self.routes.get(user).is_none() {
+            self.routes.insert(user.clone(), Route::new(RouteState::Draining { waits, queue: Vec::new() }));
+            self.draining.push(user.clone());
+        }
+    }
+
+    /// Goes on with users whose copies have arrived.
+    pub(super) fn keep_draining(&mut self, fx: &mut dyn Effects) {
+        for user in std::mem::take(&mut self.draining) {
+            let Some(route) = self.routes.get_mut(&user) else { continue };
+            let RouteState::Draining { waits, queue } = &mut route.state else { continue };
+            let peers = &self.peers;
+            waits.retain(|&(peer, life, seq)| {
+                let peer = &peers[peer as usize];
+                peer.life == life && peer.dead < life && !peer.is_unreachable && !peer.link.is_acked(seq)
+            });
+            if !waits.is_empty() {
+                self.draining.push(user);
+                continue;
+            }
+            let queue = std::mem::take(queue);
+            if queue.is_empty() {
+                self.routes.remove(&user);
+                self.open_if_ready(&user, fx);
+            } else {
+                route.state = RouteState::Locating(queue);
+                self.locate(user, fx);
+            }
+        }
+    }
+
+    /// Whether all that messages wait for is an answer of a node that can't be reached.
+    pub(super) fn waits_for_unreachable(&self, user: &UserKey) -> bool {
+        self.routes.get(user).is_some_and(
+            |route| matches!(route.state, RouteState::Fencing { peer, .. } if self.peers[peer as usize].is_unreachable),
+        )
+    }
+
+    /// Everything that was under way to a peer for a user has been handled or has come back, before this fence, or
+    /// because that life is over.
+    pub(super) fn fence_passed(
+        &mut self,
+        user: &UserKey,
+        at: u32,
+        life: Incarnation,
+        number: Option<u64>,
+        fx: &mut dyn Effects,
+    ) {
         let node = self.peers[at as usize].node.clone();
         let Some(route) = self.routes.get_mut(user) else { return };
-        let RouteState::Fencing { peer, returned, queue } = &mut route.state else { return };
-        if *peer != at {
+        let RouteState::Fencing { peer, version, fence, returned, queue } = &mut route.state else { return };
+        if *peer != at || number.is_some_and(|number| number != *fence) {
             return;
         }
+        let found_nobody = !returned.is_empty();
+        let version = *version;
         returned.sort_by_key(|(seq, _)| *seq);
         let mut all: Vec<Parcel> = returned.drain(..).map(|(_, parcel)| parcel).collect();
         all.append(queue);
-        route.avoid = Some(Holder { node, incarnation: life });
+        if found_nobody {
+            route.avoid = Some((Holder { node, incarnation: life }, version));
+        }
         route.state = RouteState::Locating(all);
         self.locate(user.clone(), fx);
     }
@@ -390,7 +531,7 @@ impl Bus {
     /// A message that was handed to the user's home found the user gone.
     pub(super) fn returned(&mut self, user: UserKey, frame: Bytes, via: Via, fx: &mut dyn Effects) {
         let is_shared = via.link & VIA_SHARED != 0;
-        let is_ours = via.link | VIA_FORWARDED | VIA_SHARED == VIA_SELF;
+        let is_ours = via.link | VIA_MARKS == VIA_SELF;
         if is_ours {
             // Copies have reached other holders; without any, it follows the user.
             if !is_shared {
@@ -399,11 +540,13 @@ impl Bus {
             }
             return;
         }
-        let at = via.link & !(VIA_FORWARDED | VIA_SHARED);
+        let at = via.link & !VIA_MARKS;
         if via.link & VIA_FORWARDED != 0 {
-            self.peers[at as usize].link.push(Kind::Bounce, FORWARDED, &user.name, via.seq, &frame);
+            let flags = if via.link & VIA_ONLY != 0 { FORWARDED | ONLY } else { FORWARDED };
+            self.peers[at as usize].link.push(Kind::Bounce, flags, &user.name, via.seq, &frame);
         } else if !is_shared {
-            self.bounce(at, &user, via.seq, 0, &frame);
+            let flags = if via.link & VIA_SENDER_HOLDS != 0 { SENDER_HOLDS } else { 0 };
+            self.bounce(at, &user, via.seq, flags, &frame);
         }
     }
 

@@ -6,7 +6,7 @@
 //! send), `members` (our lease and the dead).
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 use std::time::Duration;
 
 use ahash::RandomState;
@@ -223,14 +223,16 @@ pub struct Bus {
 
     pub(super) held: UserTable<Held>,
     pub(super) routes: UserTable<Route>,
+    /// Users whose copies are under way though they have left.
+    pub(super) draining: Vec<UserKey>,
     /// Bytes of parcels that wait in routes.
     pub(super) waiting_bytes: usize,
     /// (peer, user): what this peer sends for the user goes back until it has sent a fence.
     pub(super) bouncing: HashSet<(u32, compact_str::CompactString), RandomState>,
     /// Answers that peers wait for, by the number that the shard's fence has.
-    pub(super) answers: HashMap<u64, PendingAnswer>,
+    pub(super) answers: BTreeMap<u64, PendingAnswer>,
     /// Answers that we wait for, with the peer and its life.
-    pub(super) asked: HashMap<u64, (u32, Incarnation, Asked)>,
+    pub(super) asked: BTreeMap<u64, (u32, Incarnation, Asked)>,
 
     pub(super) calls: HashMap<u64, Purpose, RandomState>,
     next_number: u64,
@@ -274,10 +276,11 @@ impl Bus {
             foreign: Vec::new(),
             held: UserTable::default(),
             routes: UserTable::default(),
+            draining: Vec::new(),
             waiting_bytes: 0,
             bouncing: HashSet::with_hasher(hasher.clone()),
-            answers: HashMap::new(),
-            asked: HashMap::new(),
+            answers: BTreeMap::new(),
+            asked: BTreeMap::new(),
             calls: HashMap::with_hasher(hasher),
             next_number: 1,
             later: BinaryHeap::new(),
@@ -311,6 +314,7 @@ impl Bus {
             self.drain(peer as u32, fx);
         }
         self.answer_peers();
+        self.keep_draining(fx);
         self.keep_membership(connections, fx);
         self.walk_held(fx);
         self.publish(fx);
@@ -322,7 +326,7 @@ impl Bus {
         if let Some(Reverse(later)) = self.later.peek() {
             due = due.min(later.at);
         }
-        if self.connected {
+        if self.connected && self.members.incarnation != 0 {
             for peer in &self.peers {
                 due = peer.link.due().map_or(due, |at| at.min(due));
             }
@@ -379,6 +383,18 @@ impl Bus {
     /// Bytes that peers have not acknowledged, and bytes that wait for answers of the directory.
     pub fn kept_bytes(&self) -> (usize, usize) {
         (self.peers.iter().map(|peer| peer.link.unacked_bytes()).sum(), self.waiting_bytes)
+    }
+
+    /// Our life; 0: none yet.
+    pub fn incarnation(&self) -> Incarnation {
+        self.members.incarnation
+    }
+
+    /// Users and answers that something is still to follow for; 0 when nothing is under way.
+    pub fn unsettled(&self) -> usize {
+        let held = self.held.iter().filter(|(_, held)| !held.is_settled()).count();
+        let routes = self.routes.iter().filter(|(_, route)| route.is_unsettled()).count();
+        held + routes + self.answers.len() + self.asked.len() + self.bouncing.len()
     }
 
     /// How long our lease lasts.

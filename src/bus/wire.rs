@@ -89,6 +89,10 @@ impl Kind {
 pub const FORWARDED: u8 = 1;
 /// The sending node holds the user and has delivered the message to its own connections.
 pub const SENDER_HOLDS: u8 = 2;
+/// A fence that waits for no answer: the directory says that the receiver holds the user, and the receiver does not.
+pub const STALE: u8 = 4;
+/// A copy that is the only one: if it finds nobody, and the holder that passed it on has left, it follows the user.
+pub const ONLY: u8 = 8;
 
 /// One item.
 #[derive(Clone, PartialEq, Eq, Debug)]
