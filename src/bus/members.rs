@@ -60,6 +60,8 @@ pub(super) struct Membership {
     is_renewing: bool,
     looked_at: Option<Micros>,
     is_looking: bool,
+    /// The last look saw this node in the registry.
+    was_entered: bool,
     /// Nodes that the last look took for foreign.
     foreign_at_last_look: Vec<NodeId>,
     /// Since when all our calls have succeeded.
@@ -226,6 +228,12 @@ impl Bus {
     pub(super) fn looked(&mut self, reply: Reply, fx: &mut dyn Effects) {
         self.members.is_looking = false;
         let Reply::Looked { nodes, foreign } = reply else { return };
+        // Somebody has emptied Redis while it ran: what we wrote is gone, and so may the others' be.
+        let is_entered = nodes.iter().any(|seen| seen.node == self.config.node_id);
+        if !is_entered && std::mem::replace(&mut self.members.was_entered, is_entered) {
+            self.restore_held(fx);
+        }
+        self.members.was_entered = is_entered;
         for peer in &mut self.peers {
             peer.looks_without_it += 1;
         }
