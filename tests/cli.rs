@@ -68,7 +68,10 @@ fn the_help_names_every_flag_with_its_default_and_variable() {
         assert_eq!(output.status.code(), Some(0));
         let help = stdout(&output);
         for setting in SETTINGS {
-            assert!(help.contains(&format!("--{} <", setting.flag())), "{verb} --help lacks {}", setting.key);
+            // What may stand without a value has brackets around it.
+            let flag = format!("--{}", setting.flag());
+            let is_named = [" <", "[=<", " [<"].iter().any(|begins| help.contains(&format!("{flag}{begins}")));
+            assert!(is_named, "{verb} --help lacks {}", setting.key);
             assert!(help.contains(&format!("[env: {}]", setting.variable())), "{verb} --help lacks {}", setting.key);
             assert!(help.contains(&format!("[default: {}", setting.default)), "{verb} --help lacks {}", setting.key);
         }
