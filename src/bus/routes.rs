@@ -28,6 +28,8 @@ const PATIENCE: Duration = Duration::from_millis(10);
 const ATTEMPTS_MAX: u32 = 300;
 /// Attempts after which that node is told what the directory says.
 const ATTEMPTS_UNTIL_TOLD: u32 = 50;
+/// How long copies to a holder that can't be reached hold up what is newer.
+const DRAIN_WITHIN: Duration = Duration::from_secs(3);
 const _: () = assert!(ATTEMPTS_UNTIL_TOLD < ATTEMPTS_MAX);
 /// Routes that are kept; beyond that the ones met first on a walk make room.
 const ROUTES_MAX: usize = 1_000_000;
@@ -63,7 +65,7 @@ pub(super) enum RouteState {
     /// The directory will be asked again in a moment.
     Waiting(Vec<Parcel>),
     /// This node was the user's primary, and copies that it passed on are under way: what is newer waits for them.
-    Draining { waits: Vec<(u32, Incarnation, u64)>, queue: Vec<Parcel> },
+    Draining { until: Micros, waits: Vec<(u32, Incarnation, u64)>, queue: Vec<Parcel> },
     /// To a node of our kind.
     Settled { peer: u32, life: Incarnation, version: u64 },
     /// To a foreign node.
@@ -478,7 +480,8 @@ impl Bus {
             .map(|(at, life, peer)| (at, life, peer.link.last_seq()))
             .collect();
         if !waits.is_empty() && self.routes.get(user).is_none() {
-            self.routes.insert(user.clone(), Route::new(RouteState::Draining { waits, queue: Vec::new() }));
+            let until = self.now.after(DRAIN_WITHIN);
+            self.routes.insert(user.clone(), Route::new(RouteState::Draining { until, waits, queue: Vec::new() }));
             self.draining.push(user.clone());
         }
     }
@@ -487,11 +490,12 @@ impl Bus {
     pub(super) fn keep_draining(&mut self, fx: &mut dyn Effects) {
         for user in std::mem::take(&mut self.draining) {
             let Some(route) = self.routes.get_mut(&user) else { continue };
-            let RouteState::Draining { waits, queue } = &mut route.state else { continue };
-            let peers = &self.peers;
+            let RouteState::Draining { until, waits, queue } = &mut route.state else { continue };
+            let (peers, is_late) = (&self.peers, self.now >= *until);
             waits.retain(|&(peer, life, seq)| {
                 let peer = &peers[peer as usize];
-                peer.life == life && peer.dead < life && !peer.is_unreachable && !peer.link.is_acked(seq)
+                let is_given_up = is_late && peer.is_unreachable;
+                peer.life == life && peer.dead < life && !is_given_up && !peer.link.is_acked(seq)
             });
             if !waits.is_empty() {
                 self.draining.push(user);
