@@ -3,17 +3,20 @@
 
 mod support;
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 
 use serde_json::json;
 use support::client::{broadcast_from, message_from};
 use support::gateway::new_node_id;
 use support::python::Script;
+use support::resp::Events;
 use support::{Client, DEADLINE, DEADLINE_SLOW, Nodes, eventually};
 
 /// The node in Python.
 struct Foreign {
     _script: Script,
+    events: RefCell<Events>,
     addr: SocketAddr,
     node_id: String,
 }
@@ -29,11 +32,19 @@ impl Foreign {
                 (node.metrics().sum("ringmesh_bus_foreign_nodes", &[]) == 1.0).then_some(())
             });
         }
-        Foreign { _script: script, addr: SocketAddr::from(([127, 0, 0, 1], port)), node_id }
+        Foreign {
+            _script: script,
+            events: nodes.events().into(),
+            addr: SocketAddr::from(([127, 0, 0, 1], port)),
+            node_id,
+        }
     }
 
+    /// A client of it; it answers 101 first, and enters the user in Redis later.
     fn client(&self, user: &str) -> Client {
-        Client::connect(self.addr, user)
+        let client = Client::connect(self.addr, user);
+        self.events.borrow_mut().wait_for("online", user);
+        client
     }
 }
 
@@ -74,7 +85,6 @@ fn order_is_kept_both_ways() {
         fiona.send_to("alice", &at.to_string());
     }
     for at in 0..500 {
-        println!("{at}");
         fiona.expect(&message_from("alice", at));
         alice.expect(&message_from("fiona", at));
     }
@@ -95,7 +105,6 @@ fn what_it_does_to_our_users_mapping_is_put_right() {
     };
     // She comes to the foreign node as well, which overwrites our entry, and leaves it, which deletes it.
     let also = foreign.client("alice");
-    events.wait_for("online", "alice");
     put_right(&mut redis);
     fiona.send_to("alice", "1");
     alice.expect(&message_from("fiona", 1));
@@ -123,9 +132,7 @@ fn a_user_who_moves_between_the_kinds_is_reached() {
         alice.close();
         events.wait_for("offline", "alice");
         let mut alice = foreign.client("alice");
-        eventually("alice is on the foreign node", DEADLINE, || {
-            (redis.get("user:node:alice").as_ref() == Some(&foreign.node_id)).then_some(())
-        });
+        assert_eq!(redis.get("user:node:alice").as_ref(), Some(&foreign.node_id));
         bob.send_to("alice", "\"over there\"");
         alice.expect(&message_from("bob", "over there"));
         alice.close();

@@ -88,7 +88,7 @@ fn nothing_is_lost_or_doubled_or_out_of_order() {
         let mut got: Got = Default::default();
         for step in 0..MOVES {
             read_until(step, &mut alice, &mut got, of_each);
-            let mut next = nodes[(step + 1) % nodes.count()].client("alice");
+            let mut next = Client::connect_patiently(nodes[(step + 1) % nodes.count()].addr, "alice");
             // Half of the time the new connection has got something before the old one closes, the other half maybe not.
             let mut next_got: Got = Default::default();
             if step % 2 == 0 {

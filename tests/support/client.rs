@@ -4,9 +4,9 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 
 use serde_json::{Value, json};
 use tungstenite::protocol::WebSocketConfig;
-use tungstenite::{Message, WebSocket};
+use tungstenite::{HandshakeError, Message, WebSocket};
 
-use super::http;
+use super::{DEADLINE_SLOW, eventually, http};
 
 /// A connected client. It blocks, at most for the deadline of each read.
 pub struct Client {
@@ -24,12 +24,26 @@ impl Client {
         Client::connect_from(None, addr, user)
     }
 
+    /// The same, trying again while the answer is 503, as a client does whose node is busy for a moment.
+    pub fn connect_patiently(addr: SocketAddr, user: &str) -> Client {
+        eventually("a 101", DEADLINE_SLOW, || {
+            let url = format!("ws://{addr}{}", http::ws_target(user));
+            match tungstenite::client::client_with_config(url, http::open(addr), Some(config())) {
+                Ok((socket, _)) => Some(Client { socket, user: user.to_owned() }),
+                Err(HandshakeError::Failure(tungstenite::Error::Http(response))) if response.status() == 503 => {
+                    println!("{user} is answered 503");
+                    None
+                }
+                Err(error) => panic!("{user} gets no 101: {error}"),
+            }
+        })
+    }
+
     /// The same from a given source address.
     pub fn connect_from(source: Option<IpAddr>, addr: SocketAddr, user: &str) -> Client {
         let stream = http::open_from(source, addr);
         let url = format!("ws://{addr}{}", http::ws_target(user));
-        let config = WebSocketConfig::default().read_buffer_size(16 * 1024);
-        let socket = match tungstenite::client::client_with_config(url, stream, Some(config)) {
+        let socket = match tungstenite::client::client_with_config(url, stream, Some(config())) {
             Ok((socket, _)) => socket,
             Err(error) => panic!("{user} gets no 101: {error}"),
         };
@@ -170,6 +184,10 @@ impl Client {
     pub fn set_deadline(&self, deadline: std::time::Duration) {
         self.stream().set_read_timeout(Some(deadline)).expect("a read timeout");
     }
+}
+
+fn config() -> WebSocketConfig {
+    WebSocketConfig::default().read_buffer_size(16 * 1024)
 }
 
 /// What the target of a `send_message` gets.
