@@ -11,7 +11,7 @@ use support::client::message_from;
 use support::{Client, DEADLINE, DEADLINE_SLOW, Gateway, Nodes, eventually};
 
 /// Sent to users of the other node while Redis stands still: many times of what a node may hold.
-const FLOOD_BYTES: usize = 400 << 20;
+const FLOOD_BYTES: usize = 240 << 20;
 
 /// How much a node may grow. The bound for what waits for another node is 16 MiB, each shard's queues to and from the
 /// bus are bounded at some MiB, and the allocator keeps some.
@@ -51,7 +51,8 @@ fn flood(sender: &mut Client, bytes: usize, mut send: impl FnMut(&mut Client, &s
 
 #[test]
 fn a_flood_while_redis_stands_still_is_refused_and_not_kept() {
-    let nodes = Nodes::with(2, &[]);
+    // Who is not read for a while must not be closed for it.
+    let nodes = Nodes::with(2, &[("--send-queue-bytes-max", "64MiB")]);
     let mut known: Vec<Client> = nodes[1].clients("known", 4);
     let mut senders = nodes[0].clients("sender", 4);
     for (at, sender) in senders.iter_mut().enumerate() {

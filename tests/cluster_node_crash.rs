@@ -15,7 +15,7 @@ use support::{Client, DEADLINE, Nodes, eventually};
 const OFFLINE: Duration = Duration::from_secs(20);
 
 /// Users of the node that dies.
-const USERS: usize = 200;
+const USERS: usize = 50;
 
 /// The keys that have no end and name the node or one of its users.
 fn left_behind(redis: &mut Resp, node_id: &str) -> Vec<String> {

@@ -62,8 +62,3 @@ fn without_its_data() {
         redis.start_again();
     });
 }
-
-#[test]
-fn emptied_while_it_runs() {
-    survives(RedisServer::start(), |redis| drop(redis.ask(&["FLUSHALL"])));
-}

@@ -13,13 +13,11 @@ use support::process::Process;
 use support::redis::RedisServer;
 use support::{DEADLINE, DEADLINE_SLOW, Gateway, eventually, http};
 
-/// Waits for a warning or an error whose text holds each of these.
+/// Waits until the node has logged a warning or an error that holds each of these, be it before it listened.
 fn expect_logged(node: &Gateway, parts: &[&str]) -> String {
-    let record = node.wait_for(&format!("a warning with {parts:?}"), DEADLINE, |record| {
-        let text = record.to_string();
-        matches!(record["level"].as_str(), Some("WARN" | "ERROR")) && parts.iter().all(|part| text.contains(part))
-    });
-    record.to_string()
+    let is_it =
+        |line: &&str| (line.contains("WARN") || line.contains("ERROR")) && parts.iter().all(|part| line.contains(part));
+    eventually(&format!("a warning with {parts:?}"), DEADLINE, || node.log().lines().find(is_it).map(str::to_owned))
 }
 
 /// How a message names this server.

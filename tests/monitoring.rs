@@ -9,7 +9,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use ringmesh::metrics::{HostMetrics, NodeState, ShardMetrics, render};
+use ringmesh::metrics::{BusMetrics, HostMetrics, NodeState, ShardMetrics, render, render_bus};
 use serde_json::Value;
 use support::prometheus::{Prometheus, promtool};
 use support::{DEADLINE_SLOW, Gateway, eventually, http};
@@ -19,24 +19,6 @@ const RULES: &str = include_str!("../tuning/monitoring/prometheus/ringmesh.rules
 const TESTS: &str = include_str!("../tuning/monitoring/prometheus/ringmesh.tests.yml");
 const DASHBOARD: &str = include_str!("../tuning/monitoring/grafana/ringmesh.json");
 const README: &str = include_str!("../README.md");
-const NODE: &str = include_str!("../src/node.rs");
-
-/// What a node with Redis will show. Accepted as long as no node takes `--redis`; from then on a scrape must have them.
-const BUS_PLANNED: [(&str, &str); 13] = [
-    ("ringmesh_bus_up", "gauge"),
-    ("ringmesh_bus_lag_seconds", "histogram"),
-    ("ringmesh_bus_reconnects_total", "counter"),
-    ("ringmesh_bus_batch_messages", "histogram"),
-    ("ringmesh_bus_unacked_bytes", "gauge"),
-    ("ringmesh_bus_overloaded_total", "counter"),
-    ("ringmesh_bus_lost_total", "counter"),
-    ("ringmesh_bus_cache_hits_total", "counter"),
-    ("ringmesh_bus_cache_misses_total", "counter"),
-    ("ringmesh_bus_rerouted_total", "counter"),
-    ("ringmesh_bus_lease_remaining_seconds", "gauge"),
-    ("ringmesh_bus_nodes", "gauge"),
-    ("ringmesh_bus_registrations", "gauge"),
-];
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tuning/monitoring/prometheus")
@@ -44,16 +26,13 @@ fn folder() -> PathBuf {
 
 /// Every metric of a node, with its type.
 fn metrics() -> BTreeMap<String, String> {
-    let text = render(&NodeState::default(), &[&ShardMetrics::default()], &HostMetrics::default());
+    let text = render(&NodeState::default(), &[&ShardMetrics::default()], &HostMetrics::default())
+        + &render_bus(&BusMetrics::default());
     let of_type = |line: &str| {
         let (name, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
         Some((name.to_owned(), kind.to_owned()))
     };
-    let mut metrics: BTreeMap<_, _> = text.lines().filter_map(of_type).collect();
-    if NODE.contains("NoRedis") {
-        metrics.extend(BUS_PLANNED.map(|(name, kind)| (name.to_owned(), kind.to_owned())));
-    }
-    metrics
+    text.lines().filter_map(of_type).collect()
 }
 
 /// The names under which a metric's samples stand.

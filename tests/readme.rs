@@ -171,6 +171,10 @@ fn every_command_of_the_gateway_is_understood() {
     for line in shell_lines() {
         let Some((_, arguments)) = line.split_once("target/release/ringmesh ") else { continue };
         let arguments: Vec<&str> = arguments.split_whitespace().take_while(|word| *word != "&").collect();
+        // Installing it is no command of its own.
+        if arguments[0].starts_with('/') {
+            continue;
+        }
         seen += 1;
         if arguments[0] == "top" {
             assert_flags_of_top(&arguments[1..]);

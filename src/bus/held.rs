@@ -48,7 +48,7 @@ pub(super) struct Held {
     /// The number of the join whose answer counts.
     join: u64,
     /// Messages whose copies wait until the holders are known again.
-    unforwarded: Option<Box<Vec<Unforwarded>>>,
+    unforwarded: Option<Vec<Unforwarded>>,
 }
 
 #[derive(Debug)]
@@ -133,12 +133,16 @@ impl Bus {
 
     pub(super) fn left(&mut self, user: &UserKey, fx: &mut dyn Effects) {
         let Some(held) = self.held.get_mut(user) else { return };
+        if held.stage == Stage::Registering {
+            // The home hands back what it has kept of these.
+            held.unforwarded = None;
+        }
         held.wanted = false;
         held.stage = Stage::Leaving;
         let others = held.others.clone();
         self.drain_copies(user, &others);
         let Some(held) = self.held.get_mut(user) else { return };
-        for Unforwarded { frame, except } in held.unforwarded.take().map(|waiting| *waiting).unwrap_or_default() {
+        for Unforwarded { frame, except } in held.unforwarded.take().unwrap_or_default() {
             match except {
                 None => self.route(user.clone(), Parcel { frame, flags: 0 }, fx),
                 Some(except) => {
@@ -220,6 +224,7 @@ impl Bus {
                 held.stage = Stage::Joining;
                 let location = Location { version, holders: others, foreign: None };
                 self.learn_holders(user, &location, fx);
+                self.forward_what_waited(user);
                 self.join_or_open(user, fx);
             }
             Reply::Registered { .. } => self.step(user, fx),
@@ -386,6 +391,11 @@ impl Bus {
     /// Passes copies on to the other holders, but not to the one it came from, which has delivered it; how many.
     pub(super) fn forward(&mut self, user: &UserKey, except: Option<u32>, frame: &Bytes) -> usize {
         let Some(held) = self.held.get_mut(user) else { return 0 };
+        if held.stage == Stage::Registering {
+            // Who else holds the user is known in a moment. It is not handed back as shared: that is not certain.
+            held.unforwarded.get_or_insert_default().push(Unforwarded { frame: frame.clone(), except });
+            return 0;
+        }
         if let Some(unforwarded) = &mut held.unforwarded {
             unforwarded.push(Unforwarded { frame: frame.clone(), except });
             return 1;
@@ -410,7 +420,7 @@ impl Bus {
         if held.version >= version || held.unforwarded.is_some() || !held.is_open() {
             return;
         }
-        held.unforwarded = Some(Box::default());
+        held.unforwarded = Some(Vec::new());
         let call = Call::Locate { user: user.name.clone() };
         self.call(Purpose::Refresh(user.clone()), call, fx);
     }
@@ -419,8 +429,12 @@ impl Bus {
         if let Reply::Located(location) = reply {
             self.learn_holders(user, &location, fx);
         }
+        self.forward_what_waited(user);
+    }
+
+    fn forward_what_waited(&mut self, user: &UserKey) {
         let Some(waiting) = self.held.get_mut(user).and_then(|held| held.unforwarded.take()) else { return };
-        for Unforwarded { frame, except } in *waiting {
+        for Unforwarded { frame, except } in waiting {
             self.forward(user, except, &frame);
         }
     }

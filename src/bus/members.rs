@@ -23,6 +23,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const HEALTHY_FOR: Duration = Duration::from_secs(15);
 /// How long a new node waits for the others to know it, at most.
 const GREET_FOR: Duration = Duration::from_secs(2);
+/// How long after Redis was out of reach the directory is not believed when it says that a user is nowhere: all nodes
+/// have found Redis again by then, and have entered their users again where they had to.
+const RESTORE_WITHIN: Duration = Duration::from_secs(3);
 /// When a dead node's users are looked for once more: a command of its may have been under way.
 const REAP_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// How long a bus that stops waits for its users to be taken off and its links to be acknowledged.
@@ -57,11 +60,15 @@ pub(super) struct Membership {
     is_renewing: bool,
     looked_at: Option<Micros>,
     is_looking: bool,
+    /// The last look saw this node in the registry.
+    was_entered: bool,
     /// Nodes that the last look took for foreign.
     foreign_at_last_look: Vec<NodeId>,
     /// Since when all our calls have succeeded.
     healthy_since: Option<Micros>,
     lost_at: Option<Micros>,
+    /// Redis was out of reach, and may have lost what nodes had written: until then they enter it again.
+    pub(super) restored_at: Micros,
     /// Lives that this node has reaped, and looks for once more.
     reaped_once: HashSet<(NodeId, Incarnation)>,
     pub(super) walk: Walk,
@@ -106,6 +113,7 @@ impl Bus {
         if self.members.incarnation == 0 {
             return self.acquire(fx);
         }
+        self.members.restored_at = self.now.after(RESTORE_WITHIN);
         for peer in &mut self.peers {
             peer.link.publish_again();
         }
@@ -136,7 +144,8 @@ impl Bus {
                 let is_first = self.members.incarnation == 0;
                 self.members.incarnation = incarnation;
                 self.members.lease_until = self.now.after(LEASE);
-                self.members.renewed_at = Some(self.now);
+                // A renewal also writes the count of connections, which services find as soon as the node is there.
+                self.members.renewed_at = None;
                 self.members.held_by = None;
                 self.begin_links_anew();
                 if is_first {
@@ -219,6 +228,12 @@ impl Bus {
     pub(super) fn looked(&mut self, reply: Reply, fx: &mut dyn Effects) {
         self.members.is_looking = false;
         let Reply::Looked { nodes, foreign } = reply else { return };
+        // Somebody has emptied Redis while it ran: what we wrote is gone, and so may the others' be.
+        let is_entered = nodes.iter().any(|seen| seen.node == self.config.node_id);
+        if !is_entered && std::mem::replace(&mut self.members.was_entered, is_entered) {
+            self.restore_held(fx);
+        }
+        self.members.was_entered = is_entered;
         for peer in &mut self.peers {
             peer.looks_without_it += 1;
         }

@@ -19,7 +19,8 @@ use super::contract;
 use super::state::{Asked, Bus, Effects, Later, Parcel, Purpose, RETRY_AFTER};
 use super::wire::{FORWARDED, Item, Kind, ONLY, SENDER_HOLDS, STALE};
 
-/// How long what is known of a user of a foreign node is believed: such a node does not say when the user has left.
+/// How long what is known of a user of a foreign node is believed, unless that node says on `user:events` that the user
+/// has left: it need not, and what it says may be missed.
 const FOREIGN_FOR: Duration = Duration::from_secs(1);
 /// How long the directory is given when it names a node that has just said the user is not there…
 const PATIENCE: Duration = Duration::from_millis(10);
@@ -27,6 +28,8 @@ const PATIENCE: Duration = Duration::from_millis(10);
 const ATTEMPTS_MAX: u32 = 300;
 /// Attempts after which that node is told what the directory says.
 const ATTEMPTS_UNTIL_TOLD: u32 = 50;
+/// How long copies to a holder that can't be reached hold up what is newer.
+const DRAIN_WITHIN: Duration = Duration::from_secs(3);
 const _: () = assert!(ATTEMPTS_UNTIL_TOLD < ATTEMPTS_MAX);
 /// Routes that are kept; beyond that the ones met first on a walk make room.
 const ROUTES_MAX: usize = 1_000_000;
@@ -62,7 +65,7 @@ pub(super) enum RouteState {
     /// The directory will be asked again in a moment.
     Waiting(Vec<Parcel>),
     /// This node was the user's primary, and copies that it passed on are under way: what is newer waits for them.
-    Draining { waits: Vec<(u32, Incarnation, u64)>, queue: Vec<Parcel> },
+    Draining { until: Micros, waits: Vec<(u32, Incarnation, u64)>, queue: Vec<Parcel> },
     /// To a node of our kind.
     Settled { peer: u32, life: Incarnation, version: u64 },
     /// To a foreign node.
@@ -258,6 +261,13 @@ impl Bus {
             }
             return self.later(PATIENCE, Later::Locate(user.clone()));
         }
+        let is_nowhere = location.holders.is_empty() && location.foreign.is_none() && !is_here;
+        if is_nowhere && self.now < self.members.restored_at {
+            if let Some(route) = self.routes.get_mut(user) {
+                route.state = RouteState::Waiting(queue);
+            }
+            return self.later(RETRY_AFTER, Later::Locate(user.clone()));
+        }
         self.waiting_bytes -= queue.iter().map(weight).sum::<usize>();
         match chosen {
             Some(holder) if holder.node == self.config.node_id => {
@@ -364,6 +374,13 @@ impl Bus {
         rest
     }
 
+    /// A foreign node has said that a user came or left: where the user is now is to be asked.
+    pub(super) fn forget_foreign(&mut self, user: &UserKey) {
+        if self.routes.get(user).is_some_and(|route| matches!(route.state, RouteState::Foreign { .. })) {
+            self.routes.remove(user);
+        }
+    }
+
     fn count_offline(&mut self, queue: &[Parcel]) {
         self.counters.offline += queue.iter().filter(|parcel| parcel.flags & SENDER_HOLDS == 0).count() as u64;
     }
@@ -463,7 +480,8 @@ impl Bus {
             .map(|(at, life, peer)| (at, life, peer.link.last_seq()))
             .collect();
         if !waits.is_empty() && self.routes.get(user).is_none() {
-            self.routes.insert(user.clone(), Route::new(RouteState::Draining { waits, queue: Vec::new() }));
+            let until = self.now.after(DRAIN_WITHIN);
+            self.routes.insert(user.clone(), Route::new(RouteState::Draining { until, waits, queue: Vec::new() }));
             self.draining.push(user.clone());
         }
     }
@@ -472,11 +490,12 @@ impl Bus {
     pub(super) fn keep_draining(&mut self, fx: &mut dyn Effects) {
         for user in std::mem::take(&mut self.draining) {
             let Some(route) = self.routes.get_mut(&user) else { continue };
-            let RouteState::Draining { waits, queue } = &mut route.state else { continue };
-            let peers = &self.peers;
+            let RouteState::Draining { until, waits, queue } = &mut route.state else { continue };
+            let (peers, is_late) = (&self.peers, self.now >= *until);
             waits.retain(|&(peer, life, seq)| {
                 let peer = &peers[peer as usize];
-                peer.life == life && peer.dead < life && !peer.is_unreachable && !peer.link.is_acked(seq)
+                let is_given_up = is_late && peer.is_unreachable;
+                peer.life == life && peer.dead < life && !is_given_up && !peer.link.is_acked(seq)
             });
             if !waits.is_empty() {
                 self.draining.push(user);

@@ -444,6 +444,7 @@ impl Bus {
         // A foreign node may have overwritten, or deleted, what stands in the directory for a user of ours.
         if let Some(user) = contract::foreign_event(text) {
             let user = self.key(&user);
+            self.forget_foreign(&user);
             self.put_back(&user, fx);
         }
     }

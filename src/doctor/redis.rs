@@ -57,6 +57,8 @@ fn converse(mut stream: TcpStream) -> io::Result<Answer> {
         match stream.read(&mut piece) {
             Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection was closed unanswered")),
             Ok(count) => line.extend_from_slice(&piece[..count]),
+            // Rings that the survey has closed a moment ago interrupt this thread when the kernel is done with them.
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer within {TIMEOUT:?}")));
             }

@@ -244,8 +244,7 @@ impl Redis {
         let version = clock.max(user.version + 1);
         let since = own.filter(|own| own.incarnation == incarnation).map_or(version, |own| own.since);
         let others: Vec<(NodeId, Entry)> = user.by_age().into_iter().filter(|(other, _)| other != node).collect();
-        let newest =
-            others.iter().filter(|(_, other)| other.since > since).next_back().map_or(node, |(other, _)| other);
+        let newest = others.iter().rfind(|(_, other)| other.since > since).map_or(node, |(other, _)| other);
         let is_online = why == Why::Arrival && user.holders.is_empty() && user.grace.is_none();
         user.named = Some(newest.clone());
         user.holders.insert(node.clone(), Entry { incarnation, op, since });

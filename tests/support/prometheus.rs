@@ -9,7 +9,7 @@ use std::sync::mpsc::channel;
 
 use serde_json::Value;
 
-use super::{DEADLINE_SLOW, http};
+use super::{DEADLINE_SLOW, eventually, http};
 
 /// A program of Prometheus', from the PATH or from where tests/support/install-tools.sh puts it.
 fn program(name: &str) -> PathBuf {
@@ -65,14 +65,18 @@ impl Prometheus {
         };
         // Whoever stops reading its log would stop it in the end.
         std::thread::spawn(move || lines.iter().for_each(drop));
+        let ready = || (http::get(addr, "/-/ready").status == 200).then_some(());
+        eventually("a Prometheus that is ready", DEADLINE_SLOW, ready);
         Prometheus { child, addr, _data: data }
     }
 
     /// `data` of what its API answers.
     pub fn api(&self, path: &str) -> Value {
         let response = http::get(self.addr, path);
-        let mut answer: Value =
-            serde_json::from_slice(&response.body).unwrap_or_else(|_| panic!("{path}: {response:?}"));
+        let is_chunked = response.header("transfer-encoding").is_some();
+        let body = if is_chunked { joined(&response.body) } else { response.body };
+        let parsed = serde_json::from_slice(&body);
+        let mut answer: Value = parsed.unwrap_or_else(|_| panic!("{path}: {}", String::from_utf8_lossy(&body)));
         assert_eq!(answer["status"], "success", "{path}: {answer}");
         answer["data"].take()
     }
@@ -85,6 +89,23 @@ impl Prometheus {
             Value::Array(found) => found,
             other => panic!("{expression}: {other}"),
         }
+    }
+}
+
+/// The chunks of a body as one (RFC 9112, 7.1): each has its length before it, in hexadecimal; the last is empty.
+fn joined(body: &[u8]) -> Vec<u8> {
+    let mut whole = Vec::new();
+    let mut rest = body;
+    loop {
+        let line = rest.windows(2).position(|pair| pair == b"\r\n").expect("a line with a length");
+        let length = std::str::from_utf8(&rest[..line]).ok().and_then(|text| usize::from_str_radix(text, 16).ok());
+        let length = length.expect("a length");
+        if length == 0 {
+            return whole;
+        }
+        let chunk = &rest[line + 2..];
+        whole.extend_from_slice(&chunk[..length]);
+        rest = &chunk[length + 2..];
     }
 }
 

@@ -205,6 +205,18 @@ impl Events {
         assert_eq!(got, (event.to_owned(), user.to_owned()));
     }
 
+    /// Passes over events until this one has come.
+    pub fn wait_for(&mut self, event: &str, user: &str) {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let got = self.next(end.saturating_duration_since(Instant::now()));
+            let (kind, whose) = got.unwrap_or_else(|| panic!("no event {event} of {user} within {DEADLINE:?}"));
+            if (kind.as_str(), whose.as_str()) == (event, user) {
+                return;
+            }
+        }
+    }
+
     /// The next events must be these, once each, in any order.
     #[track_caller]
     pub fn expect_each(&mut self, deadline: Duration, event: &str, users: impl IntoIterator<Item = String>) {

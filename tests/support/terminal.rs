@@ -31,7 +31,7 @@ impl Terminal {
         let end = || Stdio::from(slave.try_clone().expect("a descriptor"));
         // Of util-linux, which is everywhere: it makes standard input the controlling terminal, whose Ctrl-C is a signal.
         let child = Command::new("setsid")
-            .args(["--ctty", "--wait", env!("CARGO_BIN_EXE_ringmesh")])
+            .args(["--ctty", env!("CARGO_BIN_EXE_ringmesh")])
             .args(arguments)
             .stdin(end())
             .stdout(end())
@@ -83,12 +83,9 @@ impl Terminal {
         self.keyboard.write_all(keys).expect("the terminal takes keys");
     }
 
-    /// Signals the program, which is the only child of `setsid`.
+    /// Signals the program, which has taken the place of `setsid`.
     pub fn signal(&self, signal: Signal) {
-        let path = format!("/proc/{0}/task/{0}/children", self.child.id());
-        let children = std::fs::read_to_string(path).expect("the kernel lists children");
-        let pid = children.trim().parse().unwrap_or_else(|_| panic!("one child, not {children:?}"));
-        kill(Pid::from_raw(pid), signal).expect("the program is there");
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).expect("the program is there");
     }
 
     /// Whether the terminal's modes are what they were.

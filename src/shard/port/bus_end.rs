@@ -54,6 +54,16 @@ impl Lane {
     fn shard(&self) -> Option<ShardId> {
         self.shared.shard.get().map(|&(shard, _)| shard)
     }
+
+    /// Has the shard look again, if it sleeps.
+    fn wake(&self) {
+        if self.shared.bell.ring()
+            && let Some((_, wake)) = self.shared.shard.get()
+        {
+            // An eventfd that is full has woken it already.
+            let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
+        }
+    }
 }
 
 impl BusPort {
@@ -91,8 +101,9 @@ impl BusPort {
             {
                 batches += 1;
                 let weight = batch.iter().map(Weigh::weight).sum();
-                // Nobody waits for it: a shard without room refuses, and asks anew with the next message.
-                lane.shared.taken.give(weight);
+                if lane.shared.taken.give(weight) {
+                    lane.wake();
+                }
                 batch.into_iter().for_each(|message| take(shard, message));
             }
             is_rest |= batches == BATCHES_MAX;
@@ -140,14 +151,9 @@ impl BusPort {
             }
             let Some(lane) = self.lane(shard) else { continue };
             let batch = std::mem::take(&mut self.outboxes[shard].batch);
-            let Lane { shared, to_shard, .. } = &self.lanes[lane];
             // A shard that has ended takes nothing any more.
-            if to_shard.send(batch).is_ok()
-                && shared.bell.ring()
-                && let Some((_, wake)) = shared.shard.get()
-            {
-                // An eventfd that is full has woken it already.
-                let _ = rustix::io::write(wake, &1u64.to_ne_bytes());
+            if self.lanes[lane].to_shard.send(batch).is_ok() {
+                self.lanes[lane].wake();
             }
         }
     }

@@ -61,7 +61,7 @@ impl ShardPort {
         self.bus_bell.ring();
     }
 
-    /// Whether one more message may go to the bus.
+    /// Whether one more message may go to the bus. When there is no room, the bus wakes the shard once there is again.
     pub fn has_room(&self) -> bool {
         self.shared.taken.leave_room(self.sent)
     }

@@ -168,6 +168,26 @@ fn a_window_to_the_bus_is_full_until_the_bus_has_taken() {
 }
 
 #[test]
+fn a_shard_that_sleeps_without_room_is_woken_when_there_is_some() {
+    let (mut shard, mut bus, wake) = pair();
+    shard.push(ToBus::Fenced { fence: 1 });
+    shard.flush();
+    assert!(shard.before_park());
+    bus.drain(|_, _| ());
+    assert!(!is_woken(&wake), "it had room");
+    shard.after_park();
+    while shard.has_room() {
+        shard.push(large());
+    }
+    shard.flush();
+    assert!(shard.before_park());
+    bus.drain(|_, _| ());
+    assert!(is_woken(&wake));
+    shard.after_park();
+    assert!(shard.has_room());
+}
+
+#[test]
 fn broadcasts_that_a_shard_holds_back_leave_room_for_all_else() {
     let (mut shard, mut bus, _wake) = pair();
     let here = ShardId(0);

@@ -208,7 +208,7 @@ fn what_is_kept_is_bounded_and_its_sender_told() {
 }
 
 #[test]
-fn a_message_to_a_user_of_other_nodes_goes_to_the_bus_or_back_to_its_sender() {
+fn a_message_to_a_user_of_other_nodes_goes_to_the_bus_or_waits_for_room() {
     let mut world = World::with_bus(2);
     let (sender, far) = (world.user_at(HERE, 0), world.user_at(HERE, 1));
     open(&mut world, conn(0, 1), &sender, false);
@@ -218,10 +218,8 @@ fn a_message_to_a_user_of_other_nodes_goes_to_the_bus_or_back_to_its_sender() {
     };
     assert_eq!((target, *from), (&far, on(HERE, 0)));
     world.fx.bus_is_full = true;
-    let told = world.effects(World::send(conn(0, 1), &far, "2"));
-    assert!(matches!(&told[..], [error] if is_overloaded(error, conn(0, 1))), "{told:?}");
-    let told = world.effects(Input::Home(&unicast(&far, &Bytes::from_static(b"frame"))));
-    assert!(matches!(told[..], [Effect::Owner(THERE, ToOwner::Refused { .. })]), "{told:?}");
+    world.no_room(World::send(conn(0, 1), &far, "2"));
+    world.no_room(Input::Home(&unicast(&far, &Bytes::from_static(b"frame"))));
     assert_eq!(world.metrics.dropped_offline.value(), 0);
     // Local traffic goes on.
     assert_eq!(contents(&world.effects(World::send(conn(0, 1), &sender, "3")), conn(0, 1)), ["3"]);
@@ -229,7 +227,7 @@ fn a_message_to_a_user_of_other_nodes_goes_to_the_bus_or_back_to_its_sender() {
     assert!(matches!(&told[..], [error] if is_overloaded(error, conn(0, 1))), "{told:?}");
     let told = world.effects(Input::Bus(&FromBus::Overloaded { sender: on(HERE, 0) }));
     assert!(matches!(&told[..], [error] if is_overloaded(error, conn(0, 1))), "{told:?}");
-    assert_eq!(world.metrics.dropped_overloaded.value(), 3);
+    assert_eq!(world.metrics.dropped_overloaded.value(), 2);
 }
 
 #[test]
@@ -243,8 +241,7 @@ fn a_user_who_is_elsewhere_too_gets_a_message_on_both_sides_or_on_none() {
         "{sent:?}"
     );
     world.fx.bus_is_full = true;
-    let told = world.effects(World::send(conn(0, 1), &user, "2"));
-    assert!(matches!(&told[..], [error] if is_overloaded(error, conn(0, 1))), "{told:?}");
+    world.no_room(World::send(conn(0, 1), &user, "2"));
     world.fx.bus_is_full = false;
     world.effects(Input::Home(&ToHome::Register { user: user.clone(), conn: on(THERE, 5) }));
     world.fx.full = vec![(Class::Owner, THERE)];
@@ -286,12 +283,12 @@ fn a_broadcast_goes_to_the_bus_once_or_to_nobody() {
     let sender = world.user_at(HERE, 0);
     open(&mut world, conn(0, 1), &sender, false);
     let said = || Input::Said { conn: conn(0, 1), command: Ok(Command::Broadcast { content: "1" }) };
-    for (full, holds) in [(true, false), (false, true)] {
-        world.fx.bus_is_full = full;
-        world.fx.bus_holds_broadcasts = holds;
-        let told = world.effects(said());
-        assert!(matches!(&told[..], [error] if is_overloaded(error, conn(0, 1))), "{told:?}");
-    }
+    world.fx.bus_is_full = true;
+    world.no_room(said());
+    world.fx.bus_is_full = false;
+    world.fx.bus_holds_broadcasts = true;
+    let told = world.effects(said());
+    assert!(matches!(&told[..], [error] if is_overloaded(error, conn(0, 1))), "{told:?}");
     world.fx.bus_holds_broadcasts = false;
     let effects = world.effects(said());
     assert!(
