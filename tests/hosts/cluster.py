@@ -126,8 +126,9 @@ class Cluster:
         """Asks as the proxy does, from its host."""
         while True:
             try:
-                status = await asyncio.wait_for(self._ask_ready(node), READY_MAX)
-            except (OSError, asyncio.TimeoutError, asyncio.IncompleteReadError):
+                async with asyncio.timeout(READY_MAX):
+                    status = await self._ask_ready(node)
+            except (OSError, asyncio.IncompleteReadError):
                 status = b""
             self.ready[node] = b" 200 " in status
             if not self.ready[node] and node not in self.gone:

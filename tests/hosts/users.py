@@ -75,8 +75,10 @@ class User:
         backoff = BACKOFF_FIRST
         while True:
             try:
-                reader, writer = await asyncio.wait_for(self._open(), CONNECT_MAX)
-            except (OSError, asyncio.TimeoutError, asyncio.IncompleteReadError, ConnectionError) as error:
+                # Not `wait_for`, which loses a cancellation that comes together with its result.
+                async with asyncio.timeout(CONNECT_MAX):
+                    reader, writer = await self._open()
+            except (OSError, asyncio.IncompleteReadError) as error:
                 self.ledger.ends.append((self.name, self.ledger.clock(), f"no connect: {error!r}"))
                 await asyncio.sleep(random.uniform(backoff / 2, backoff))
                 backoff = min(backoff * 2, BACKOFF_MAX)
@@ -87,7 +89,7 @@ class User:
             self.newest, self.writer = {}, writer
             try:
                 why = await self._read(reader, writer)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 why = f"silent for {SILENCE_MAX:.0f} s"
             except (OSError, asyncio.IncompleteReadError) as error:
                 why = repr(error)
@@ -138,8 +140,8 @@ class User:
 
     async def _read(self, reader, writer):
         while True:
-            frame = self._frame(reader)
-            opcode, payload = await (frame if self.waits else asyncio.wait_for(frame, SILENCE_MAX))
+            async with asyncio.timeout(None if self.waits else SILENCE_MAX):
+                opcode, payload = await self._frame(reader)
             if opcode == 8:
                 return f"closed with {struct.unpack('!H', payload[:2])[0] if payload else 1005}"
             if opcode == 9:
