@@ -28,7 +28,7 @@ fn what_its_clients_sent_arrives_and_its_users_go_offline_once() {
     senders.iter_mut().for_each(support::Client::expect_pong);
     nodes[1].signal(Signal::SIGTERM);
     for target in &mut targets {
-        let mut next = vec![0; 20];
+        let mut next = [0; 20];
         for _ in 0..2_000 {
             let frame = target.next_json();
             let from = frame["from"].as_str().expect("a sender").to_owned();

@@ -145,25 +145,42 @@ fn backlog_length(config: &Config, survey: &Survey) -> Option<Finding> {
     Some(judged("listen_queue", warn_unless(length >= BACKLOG_MIN), found, wanted, remedy.to_owned()))
 }
 
+struct KernelSetting {
+    key: &'static str,
+    is_right: fn(u64) -> bool,
+    wanted: &'static str,
+    /// What a wrong value does.
+    why: &'static str,
+}
+
+const fn setting(
+    key: &'static str,
+    is_right: fn(u64) -> bool,
+    wanted: &'static str,
+    why: &'static str,
+) -> KernelSetting {
+    KernelSetting { key, is_right, wanted, why }
+}
+
+#[rustfmt::skip]
+const KERNEL_SETTINGS: [KernelSetting; 5] = [
+    setting("net.ipv4.tcp_syncookies", |value| value > 0, "1", "without cookies a full queue drops every connect"),
+    setting("net.ipv4.tcp_abort_on_overflow", |value| value == 0, "0", "a burst resets clients that a retry would let in"),
+    setting("net.ipv4.tcp_timestamps", |value| value > 0, "1", "without them round trips are measured badly"),
+    setting("net.ipv4.tcp_sack", |value| value > 0, "1", "without it one lost packet sends a whole window again"),
+    setting("net.ipv4.tcp_tw_recycle", |value| value == 0, "0", "it drops clients behind one address"),
+];
+
 /// Settings that are right as the kernel has them, and are still found changed by old advice.
 fn kernel_settings(survey: &Survey) -> Option<Finding> {
-    let settings: [(&str, fn(u64) -> bool, &str, &str); 5] = [
-        ("net.ipv4.tcp_syncookies", |value| value > 0, "1", "without cookies a full queue drops every connect"),
-        ("net.ipv4.tcp_abort_on_overflow", |value| value == 0, "0", "a burst resets clients that a retry would let in"),
-        ("net.ipv4.tcp_timestamps", |value| value > 0, "1", "without them round trips are measured badly"),
-        ("net.ipv4.tcp_sack", |value| value > 0, "1", "without it one lost packet sends a whole window again"),
-        ("net.ipv4.tcp_tw_recycle", |value| value == 0, "0", "it drops clients behind one address"),
-    ];
-    let known = settings.iter().filter_map(|setting| Some((setting, *survey.sysctls.get(setting.0)?)));
-    let known: Vec<_> = known.collect();
-    let wrong: Vec<_> = known.iter().filter(|((_, is_right, ..), value)| !is_right(*value)).collect();
-    let list = |wrong: &[&(_, u64)]| -> (Vec<String>, Vec<String>) {
-        let describe = |((key, _, right, why), value): &(&(&str, fn(u64) -> bool, &str, &str), u64)| {
-            (format!("{key} = {value}"), format!("sysctl -w {key}={right}: {why}"))
-        };
-        wrong.iter().map(|it| describe(it)).unzip()
+    let known: Vec<_> =
+        KERNEL_SETTINGS.iter().filter_map(|setting| Some((setting, *survey.sysctls.get(setting.key)?))).collect();
+    let wrong: Vec<_> = known.iter().filter(|(setting, value)| !(setting.is_right)(*value)).collect();
+    let describe = |&&(setting, value): &&(&KernelSetting, u64)| {
+        let KernelSetting { key, wanted, why, .. } = setting;
+        (format!("{key} = {value}"), format!("sysctl -w {key}={wanted}: {why}"))
     };
-    let (found, remedies) = list(&wrong);
+    let (found, remedies): (Vec<_>, Vec<_>) = wrong.iter().map(describe).unzip();
     let found =
         if wrong.is_empty() { format!("{} settings as the kernel has them", known.len()) } else { found.join(", ") };
     let wanted = "tcp_syncookies, tcp_timestamps and tcp_sack on, tcp_abort_on_overflow off".to_owned();

@@ -151,7 +151,7 @@ impl Hub {
         match input {
             Input::Said { conn, command } => return self.said(now, conn, command, fx),
             Input::Home(message) => return self.home(now, message, fx),
-            Input::Bus(message) => return self.from_bus(now, message, fx),
+            Input::Bus(message) => return self.said_by_bus(now, message, fx),
             Input::Owner(message) => self.owner(now, message, fx),
             Input::Broadcast(Broadcast { frame, received }) => fx.deliver_all(Wire::Shared(&frame), received),
             Input::Ask { conn, user, address } => self.ask(now, conn, user, address, fx),

@@ -55,7 +55,7 @@ fn spawn(target: Target, report: Sender<Event>) -> Result<Sender<()>, TopError> 
     };
     let read = move || {
         // Keys come from a terminal; whatever else standard input is, it is not ours to read.
-        let keys = stdin().is_terminal().then(|| stdin().bytes().map_while(Result::ok));
+        let keys = stdin().is_terminal().then(|| stdin().lock().bytes().map_while(Result::ok));
         let _ = keys.into_iter().flatten().try_for_each(|key| report.send(Event::Key(key)));
     };
     let thread = |name: &str| std::thread::Builder::new().name(name.into());

@@ -520,7 +520,8 @@ impl World {
                     Outcome::Again(ms) => return self.at(self.now + ms * MS, What::Exec(number)),
                     Outcome::Answer(reply) => {
                         self.note(|| format!("of process {at} Redis has {call:?}: {reply:?}"));
-                        for event in self.redis.events[events..].to_vec() {
+                        for event in events..self.redis.events.len() {
+                            let event = self.redis.events[event].clone();
                             self.note(|| format!("event: {} {}", event.user, event.is_online));
                         }
                         self.check_declared();

@@ -128,7 +128,7 @@ impl Hub {
     }
 
     /// What the bus brings. An answer to an arrival that finds no room half way goes on there when it is tried again.
-    pub(super) fn from_bus(&mut self, now: Micros, message: &FromBus, fx: &mut impl Effects) -> Outcome {
+    pub(super) fn said_by_bus(&mut self, now: Micros, message: &FromBus, fx: &mut impl Effects) -> Outcome {
         match message {
             FromBus::Unicast { target, frame, via, early } => {
                 let message = Early { frame: frame.clone(), via: *via };
