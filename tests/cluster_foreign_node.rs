@@ -11,7 +11,7 @@ use support::client::{broadcast_from, message_from};
 use support::gateway::new_node_id;
 use support::python::Script;
 use support::resp::Events;
-use support::{Client, DEADLINE, DEADLINE_SLOW, Nodes, eventually};
+use support::{Client, DEADLINE_SLOW, Nodes, eventually};
 
 /// The node in Python.
 struct Foreign {
