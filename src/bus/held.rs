@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::hub::bus::FromBus;
+use crate::hub::bus::{FromBus, Via};
 use crate::hub::envelope::UserKey;
 use crate::time::Micros;
 
 use super::call::{Call, Incarnation, Location, Reply, Why};
-use super::routes::Route;
+use super::routes::{Route, weight};
 use super::state::{Asked, Bus, Effects, Later, Parcel, Purpose, REGISTER_WITHIN, RETRY_AFTER};
-use super::wire::{FORWARDED, Kind, ONLY};
+use super::streams::Streams;
+use super::wire::{FORWARDED, Kind, ONLY, SENDER_HOLDS, STALE};
 
 /// The TTL of a user's entry is an hour; it is renewed three times in that time…
 const RENEW_WITHIN: Duration = Duration::from_secs(1200);
@@ -48,13 +49,9 @@ pub(super) struct Held {
     /// The number of the join whose answer counts.
     join: u64,
     /// Messages whose copies wait until the holders are known again.
-    unforwarded: Option<Vec<Unforwarded>>,
-}
-
-#[derive(Debug)]
-struct Unforwarded {
-    frame: Bytes,
-    except: Option<u32>,
+    unforwarded: Option<Vec<Parcel>>,
+    /// What other nodes have sent the user, of which something may wait for its turn.
+    pub(super) streams: Streams<(Bytes, Via)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,6 +81,7 @@ impl Held {
             others: Vec::new(),
             join: 0,
             unforwarded: None,
+            streams: Streams::default(),
         }
     }
 
@@ -92,9 +90,9 @@ impl Held {
         self.stage != Stage::Leaving && self.wanted
     }
 
-    /// Whether connections are open, and no copies wait.
+    /// Whether connections are open, and nothing waits.
     pub(super) fn is_settled(&self) -> bool {
-        self.is_open() && self.unforwarded.is_none()
+        self.is_open() && self.unforwarded.is_none() && self.streams.is_settled()
     }
 
     /// Whether connections are open.
@@ -142,15 +140,13 @@ impl Bus {
         let others = held.others.clone();
         self.drain_copies(user, &others);
         let Some(held) = self.held.get_mut(user) else { return };
-        for Unforwarded { frame, except } in held.unforwarded.take().unwrap_or_default() {
-            match except {
-                None => self.route(user.clone(), Parcel { frame, flags: 0 }, fx),
-                Some(except) => {
-                    for &(peer, _) in others.iter().filter(|(peer, _)| *peer != except) {
-                        self.peers[peer as usize].link.push(Kind::Unicast, FORWARDED, &user.name, 0, &frame);
-                    }
-                }
-            }
+        let early = held.streams.end();
+        for parcel in held.unforwarded.take().unwrap_or_default() {
+            self.route(user.clone(), parcel, fx);
+        }
+        for (frame, via) in early {
+            self.waiting_bytes -= weight(&frame);
+            self.returned(user.clone(), frame, via, fx);
         }
         self.step(user, fx);
     }
@@ -356,17 +352,6 @@ impl Bus {
         true
     }
 
-    /// A peer has ceased to hold the user.
-    pub(super) fn forget_holder(&mut self, user: &UserKey, peer: u32, fx: &mut dyn Effects) {
-        let Some(held) = self.held.get_mut(user) else { return };
-        let was_elsewhere = !held.others.is_empty();
-        let older = held.older as usize;
-        let gone_of_older = held.others.iter().take(older).filter(|(other, _)| *other == peer).count();
-        held.older -= gone_of_older as u32;
-        held.others.retain(|(other, _)| *other != peer);
-        self.tell_elsewhere(user, was_elsewhere, fx);
-    }
-
     fn tell_elsewhere(&mut self, user: &UserKey, was_elsewhere: bool, fx: &mut dyn Effects) {
         let Some(held) = self.held.get(user).filter(|held| held.is_open()) else { return };
         let elsewhere = !held.others.is_empty();
@@ -388,27 +373,30 @@ impl Bus {
         peer.life == life && peer.dead < life && !peer.is_unreachable
     }
 
-    /// Passes copies on to the other holders, but not to the one it came from, which has delivered it; how many.
-    pub(super) fn forward(&mut self, user: &UserKey, except: Option<u32>, frame: &Bytes) -> usize {
+    /// Passes copies on to the other holders, but not to the one whose client said it, if that one has delivered it; how
+    /// many.
+    pub(super) fn forward(&mut self, user: &UserKey, parcel: &Parcel) -> usize {
         let Some(held) = self.held.get_mut(user) else { return 0 };
         if held.stage == Stage::Registering {
             // Who else holds the user is known in a moment. It is not handed back as shared: that is not certain.
-            held.unforwarded.get_or_insert_default().push(Unforwarded { frame: frame.clone(), except });
+            held.unforwarded.get_or_insert_default().push(parcel.clone());
             return 0;
         }
         if let Some(unforwarded) = &mut held.unforwarded {
-            unforwarded.push(Unforwarded { frame: frame.clone(), except });
+            unforwarded.push(parcel.clone());
             return 1;
         }
-        let peers = &mut self.peers;
+        let sender_holds = parcel.flags & SENDER_HOLDS;
+        let except = (sender_holds != 0).then_some(parcel.stamp.origin);
+        let peers = &self.peers;
         let holds = |&&(peer, life): &&(u32, Incarnation)| {
             let other = &peers[peer as usize];
             Some(peer) != except && other.life == life && other.dead < life
         };
         let to: Vec<u32> = held.others.iter().filter(holds).map(|&(peer, _)| peer).collect();
-        let flags = if to.len() == 1 { FORWARDED | ONLY } else { FORWARDED };
+        let flags = sender_holds | if to.len() == 1 { FORWARDED | ONLY } else { FORWARDED };
         for &peer in &to {
-            peers[peer as usize].link.push(Kind::Unicast, flags, &user.name, 0, frame);
+            self.push_message(peer, Kind::Unicast, flags, user, 0, parcel);
             self.counters.unicasts_out += 1;
         }
         to.len()
@@ -417,25 +405,39 @@ impl Bus {
     /// A sender knows of a later version of the user's holders than this node: copies wait until it has read them too.
     pub(super) fn refresh_if_older(&mut self, user: &UserKey, version: u64, fx: &mut dyn Effects) {
         let Some(held) = self.held.get_mut(user) else { return };
-        if held.version >= version || held.unforwarded.is_some() || !held.is_open() {
-            return;
+        if held.version < version {
+            self.refresh(user, None, fx);
         }
-        held.unforwarded = Some(Vec::new());
-        let call = Call::Locate { user: user.name.clone() };
-        self.call(Purpose::Refresh(user.clone()), call, fx);
     }
 
-    pub(super) fn refreshed(&mut self, user: &UserKey, reply: Reply, fx: &mut dyn Effects) {
+    /// Copies wait until the holders have been read, which a peer that has sent a copy back seems to be no more. It may
+    /// have become one again since, so it is not for the copy to say.
+    pub(super) fn refresh(&mut self, user: &UserKey, bouncer: Option<u32>, fx: &mut dyn Effects) {
+        let Some(held) = self.held.get_mut(user).filter(|held| held.is_open() && held.unforwarded.is_none()) else {
+            return;
+        };
+        held.unforwarded = Some(Vec::new());
+        let call = Call::Locate { user: user.name.clone() };
+        self.call(Purpose::Refresh(user.clone(), bouncer), call, fx);
+    }
+
+    pub(super) fn refreshed(&mut self, user: &UserKey, bouncer: Option<u32>, reply: Reply, fx: &mut dyn Effects) {
         if let Reply::Located(location) = reply {
             self.learn_holders(user, &location, fx);
+            // If it does not even know of the user, Redis has lost a removal.
+            if let Some(peer) = bouncer.map(|at| &mut self.peers[at as usize])
+                && location.holders.iter().any(|holder| holder.node == peer.node)
+            {
+                peer.link.push(Kind::Fence, STALE, &user.name, 0, b"");
+            }
         }
         self.forward_what_waited(user);
     }
 
     fn forward_what_waited(&mut self, user: &UserKey) {
         let Some(waiting) = self.held.get_mut(user).and_then(|held| held.unforwarded.take()) else { return };
-        for Unforwarded { frame, except } in waiting {
-            self.forward(user, except, &frame);
+        for parcel in waiting {
+            self.forward(user, &parcel);
         }
     }
 

@@ -7,7 +7,7 @@ use crate::ids::ShardId;
 
 use super::link::Accept;
 use super::routes::{VIA_FORWARDED, VIA_ONLY, VIA_SENDER_HOLDS, VIA_SHARED};
-use super::state::{Asked, Bus, Effects};
+use super::state::{Asked, Bus, Effects, Parcel};
 use super::wire::{self, FORWARDED, Item, Kind, ONLY, SENDER_HOLDS, STALE};
 
 /// Bytes of one peer that wait for room in a shard; beyond that envelopes are not taken, and come again.
@@ -143,25 +143,26 @@ impl Bus {
     }
 
     fn unicast_in(&mut self, at: u32, seq: u64, item: Item, fx: &mut dyn Effects) {
+        let stamp = self.stamp_of(at, &item);
         let Item { flags, user, number: version, frame, .. } = item;
         let user = self.key(&user);
+        let parcel = Parcel { frame, flags: flags & SENDER_HOLDS, stamp };
         self.counters.unicasts_in += 1;
         let is_forwarded = flags & FORWARDED != 0;
         let is_here = self.held.get(&user).is_some_and(|held| held.is_here());
         if !is_here || (!is_forwarded && self.bouncing.contains(&(at, user.name.clone()))) {
-            return self.bounce(at, &user, seq, flags, &frame);
+            return self.bounce(at, &user, seq, flags, &parcel);
         }
         let mut link = at;
+        link |= if flags & SENDER_HOLDS != 0 { VIA_SENDER_HOLDS } else { 0 };
         if is_forwarded {
             link |= if flags & ONLY != 0 { VIA_FORWARDED | VIA_ONLY } else { VIA_FORWARDED };
         } else {
             self.refresh_if_older(&user, version, fx);
-            let except = (flags & SENDER_HOLDS != 0).then_some(at);
-            link |= if except.is_some() { VIA_SENDER_HOLDS } else { 0 };
-            if self.forward(&user, except, &frame) > 0 {
+            if self.forward(&user, &parcel) > 0 {
                 link |= VIA_SHARED;
             }
         }
-        self.deliver(user, frame, Via { link, seq }, fx);
+        self.deliver(user, parcel, Via { link, seq, stamp }, fx);
     }
 }

@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use crate::time::Micros;
 
 use super::call::{Incarnation, NodeId};
-use super::wire::{self, Header, Item, Kind};
+use super::wire::{self, Draft, Header, Item, Kind};
 
 /// How long items gather at most while an earlier envelope is on its way to Redis.
 const FLUSH_WINDOW: Duration = Duration::from_millis(1);
@@ -144,13 +144,18 @@ impl Link {
         seq < first_unacked
     }
 
-    /// Adds an item; its number.
+    /// Adds an item that belongs to no stream; its number.
     pub fn push(&mut self, kind: Kind, flags: u8, user: &str, number: u64, frame: &[u8]) -> u64 {
-        if self.gathering.len() + frame.len() > SEGMENT_BYTES_MAX && self.gathered > 0 {
+        self.push_item(&Draft::plain(kind, flags, user, number, frame))
+    }
+
+    /// Adds an item; its number.
+    pub fn push_item(&mut self, item: &Draft<'_>) -> u64 {
+        if self.gathering.len() + item.frame.len() > SEGMENT_BYTES_MAX && self.gathered > 0 {
             self.seal();
         }
         let before = self.gathering.len();
-        wire::write_item(kind, flags, user, number, frame, &mut self.gathering);
+        wire::write_item(item, &mut self.gathering);
         self.unacked_bytes += self.gathering.len() - before;
         self.gathered += 1;
         self.next_seq += 1;

@@ -5,7 +5,7 @@
 //! - [`wire`]: envelopes from node to node as bytes; [`link`]: nothing lost on the way, nothing twice
 //! - [`status`]: how it stands with the bus, for the shards
 //! - [`contract`]: the JSON that services and foreign nodes speak
-//! - [`state`]: the bus itself; its parts are `held`, `routes`, `peers`, `inbound` and `members`
+//! - [`state`]: the bus itself; its parts are `held`, `streams`, `routes`, `peers`, `inbound` and `members`
 //! - [`keys`]: the names of keys and channels
 //!
 //! The rim:
@@ -28,6 +28,7 @@ mod members;
 mod peers;
 mod routes;
 mod scripts;
+mod streams;
 mod table;
 
 pub use members::LEASE;

@@ -11,8 +11,8 @@ use crate::time::Micros;
 use super::call::{Call, Incarnation, NodeId, Reply};
 use super::contract;
 use super::link::Link;
-use super::state::{Asked, Bus, Effects, Parcel, PendingAnswer, Purpose};
-use super::wire::{self, FORWARDED, Item, Kind};
+use super::state::{Asked, Bus, Effects, ORIGIN_SELF, Parcel, PendingAnswer, Purpose};
+use super::wire::{self, FORWARDED, Item, Kind, SENDER_HOLDS};
 
 /// Another node of our kind.
 #[derive(Debug)]
@@ -127,21 +127,23 @@ impl Bus {
     }
 
     fn find_another_way(&mut self, at: u32, seq: u64, item: Item, users: &mut Vec<UserKey>, fx: &mut dyn Effects) {
+        let stamp = self.stamp_of(ORIGIN_SELF, &item);
         let Item { kind, flags, user, frame, .. } = item;
+        let parcel = Parcel { frame, flags: flags & SENDER_HOLDS, stamp };
         match kind {
             Some(Kind::Unicast) if flags & FORWARDED == 0 => {
                 self.counters.rerouted += 1;
                 let user = self.key(&user);
-                self.hold_for_fence(&user, at, seq, Parcel { frame, flags });
+                self.hold_for_fence(&user, at, seq, parcel);
                 users.push(user);
             }
             // The peer's client sent it, and the peer is gone: the message follows its user all the same.
             Some(Kind::Bounce) if flags & FORWARDED == 0 => {
                 let user = self.key(&user);
-                self.route(user, Parcel { frame, flags: 0 }, fx);
+                self.route(user, parcel, fx);
             }
             Some(Kind::Broadcast) if self.peers[at as usize].is_live => {
-                self.peers[at as usize].link.push(Kind::Broadcast, 0, "", 0, &frame);
+                self.peers[at as usize].link.push(Kind::Broadcast, 0, "", 0, &parcel.frame);
             }
             _ => {}
         }
@@ -153,9 +155,7 @@ impl Bus {
             let fresh = Link::new(self.config.node_id.clone(), self.members.incarnation, peer.life);
             let old = std::mem::replace(&mut peer.link, fresh);
             for (_, item) in old.into_unacked() {
-                if let Some(kind) = item.kind {
-                    peer.link.push(kind, item.flags, &item.user, item.number, &item.frame);
-                }
+                item.as_draft().iter().for_each(|item| _ = peer.link.push_item(item));
             }
             peer.inbound.clear();
             peer.inbound_bytes = 0;

@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::hub::bus::{FromBus, Via};
+use crate::hub::bus::{FromBus, Stamp, Via};
 use crate::hub::envelope::UserKey;
 use crate::ids::ConnRef;
 use crate::time::Micros;
 
 use super::call::{Call, Holder, Incarnation, Location, NodeId, Reply};
 use super::contract;
-use super::state::{Asked, Bus, Effects, Later, Parcel, Purpose, RETRY_AFTER};
-use super::wire::{FORWARDED, Item, Kind, ONLY, SENDER_HOLDS, STALE};
+use super::state::{Asked, Bus, Effects, Later, ORIGIN_SELF, Parcel, Purpose, RETRY_AFTER};
+use super::streams::{GAP_WITHIN, Sent, Verdict};
+use super::table::UserTable;
+use super::wire::{Draft, FORWARDED, Item, Kind, ONLY, SENDER_HOLDS, STALE};
 
 /// How long what is known of a user of a foreign node is believed, unless that node says on `user:events` that the user
 /// has left: it need not, and what it says may be missed.
@@ -106,7 +108,8 @@ impl Bus {
         if self.has_no_room_for(&target) {
             return self.refuse(sender, fx);
         }
-        let parcel = Parcel { frame, flags: if delivered_here { SENDER_HOLDS } else { 0 } };
+        let stamp = self.stamp(&target);
+        let parcel = Parcel { frame, flags: if delivered_here { SENDER_HOLDS } else { 0 }, stamp };
         self.send(target, parcel, fx);
     }
 
@@ -128,13 +131,57 @@ impl Bus {
                 self.counters.lost += 1;
                 return;
             }
-            return self.deliver_and_forward(user, Parcel { frame, flags: 0 }, fx);
+            let stamp = self.stamp(&user);
+            return self.deliver_and_forward(user, Parcel { frame, flags: 0, stamp }, fx);
         }
         if self.waiting_bytes >= self.config.link_bytes_max {
             self.counters.lost += 1;
             return;
         }
-        self.route(user, Parcel { frame, flags: 0 }, fx);
+        let stamp = self.stamp(&user);
+        self.route(user, Parcel { frame, flags: 0, stamp }, fx);
+    }
+
+    /// The mark of this node's next message to a user. Only what was accepted has one: a place that nothing stands at
+    /// would be waited for.
+    fn stamp(&mut self, user: &UserKey) -> Stamp {
+        if self.sent.get(user).is_none() {
+            let forgotten = self.make_room_in(&self.sent, |_| true);
+            forgotten.iter().for_each(|user| _ = self.sent.remove(user));
+            let stream = self.members.incarnation + self.next_number();
+            self.sent.insert(user.clone(), Sent::new(stream));
+        }
+        self.sent.get_mut(user).map(|sent| sent.next(ORIGIN_SELF)).unwrap_or_default()
+    }
+
+    /// The mark of an item of a link: of the one from a peer, or, with [`ORIGIN_SELF`], of one to it.
+    pub(super) fn stamp_of(&mut self, from: u32, item: &Item) -> Stamp {
+        let origin = match item.origin.as_str() {
+            "" => from,
+            node if node == self.config.node_id => ORIGIN_SELF,
+            _ => self.peer(&item.origin),
+        };
+        Stamp { origin, stream: item.stream, place: item.place }
+    }
+
+    /// Puts a message on a link; its number there.
+    pub(super) fn push_message(
+        &mut self,
+        at: u32,
+        kind: Kind,
+        flags: u8,
+        user: &UserKey,
+        number: u64,
+        parcel: &Parcel,
+    ) -> u64 {
+        let Parcel { frame, stamp: Stamp { origin, stream, place }, .. } = parcel;
+        let origin = match *origin {
+            ORIGIN_SELF => NodeId::default(),
+            origin => self.peers[origin as usize].node.clone(),
+        };
+        let (stream, place) = (*stream, *place);
+        let draft = Draft { kind, flags, user: &user.name, number, origin: &origin, stream, place, frame };
+        self.peers[at as usize].link.push_item(&draft)
     }
 
     /// Sends a message of this node: as a holder of the user, or by the user's route.
@@ -143,7 +190,7 @@ impl Bus {
             // What went by another primary arrives first.
             self.fence_route(&user);
             if !self.routes.get(&user).is_some_and(Route::is_unsettled) {
-                self.forward(&user, None, &parcel.frame);
+                self.forward(&user, &parcel);
                 return;
             }
         }
@@ -152,39 +199,108 @@ impl Bus {
 
     /// To the connections of this node, and to the other holders.
     fn deliver_and_forward(&mut self, user: UserKey, parcel: Parcel, fx: &mut dyn Effects) {
-        let copies = self.forward(&user, None, &parcel.frame);
-        if parcel.flags & SENDER_HOLDS == 0 {
-            let seq = self.next_number();
-            let link = VIA_SELF & !VIA_MARKS | if copies > 0 { VIA_SHARED } else { 0 };
-            self.deliver(user, parcel.frame, Via { link, seq }, fx);
+        let copies = self.forward(&user, &parcel);
+        let shared = if copies > 0 { VIA_SHARED } else { 0 };
+        let via = self.via_self(shared, &parcel);
+        self.deliver(user, parcel, via, fx);
+    }
+
+    fn via_self(&mut self, marks: u32, parcel: &Parcel) -> Via {
+        let sender_holds = if parcel.flags & SENDER_HOLDS != 0 { VIA_SENDER_HOLDS } else { 0 };
+        Via { link: VIA_SELF & !VIA_MARKS | marks | sender_holds, seq: self.next_number(), stamp: parcel.stamp }
+    }
+
+    /// To the connections of this node, when its turn has come, and once. Not what one of this node's own clients said
+    /// when the user was here: they have it.
+    pub(super) fn deliver(&mut self, user: UserKey, parcel: Parcel, via: Via, fx: &mut dyn Effects) {
+        let Parcel { frame, flags, stamp } = parcel;
+        if stamp.origin == ORIGIN_SELF {
+            if flags & SENDER_HOLDS == 0 {
+                self.hand_over(&user, frame, via, fx);
+            }
+            return;
+        }
+        let Some(held) = self.held.get_mut(&user) else { return };
+        let mut freed = Vec::new();
+        let verdict = held.streams.judge(stamp, &mut freed);
+        self.hand_over_kept(&user, freed, fx);
+        match verdict {
+            Verdict::Deliver => {
+                self.hand_over(&user, frame, via, fx);
+                self.deliver_ready(&user, stamp.origin, fx);
+            }
+            Verdict::Duplicate => self.counters.duplicates += 1,
+            Verdict::Early if self.waiting_bytes < self.config.link_bytes_max => {
+                self.waiting_bytes += weight(&frame);
+                let Some(held) = self.held.get_mut(&user) else { return };
+                let waits_already = !held.streams.is_settled();
+                held.streams.keep(self.now, stamp, (frame, via));
+                if !waits_already {
+                    self.later(GAP_WITHIN, Later::Gap(user));
+                }
+            }
+            Verdict::Early => {
+                let Some(held) = self.held.get_mut(&user) else { return };
+                let before = held.streams.skip_to(stamp);
+                self.counters.gaps += 1;
+                self.hand_over_kept(&user, before, fx);
+                self.hand_over(&user, frame, via, fx);
+                self.deliver_ready(&user, stamp.origin, fx);
+            }
         }
     }
 
-    /// To the connections of this node.
-    pub(super) fn deliver(&mut self, user: UserKey, frame: Bytes, via: Via, fx: &mut dyn Effects) {
-        let Some(held) = self.held.get(&user) else { return };
-        let early = !held.is_open();
-        let home = self.home(&user);
-        fx.push(home, FromBus::Unicast { target: user, frame, via, early });
+    fn deliver_ready(&mut self, user: &UserKey, origin: u32, fx: &mut dyn Effects) {
+        while let Some(held) = self.held.get_mut(user)
+            && let Some(ready) = held.streams.take_ready(self.now, origin)
+        {
+            self.hand_over_kept(user, vec![ready], fx);
+        }
+    }
+
+    fn hand_over_kept(&mut self, user: &UserKey, kept: Vec<(Bytes, Via)>, fx: &mut dyn Effects) {
+        for (frame, via) in kept {
+            self.waiting_bytes -= weight(&frame);
+            self.hand_over(user, frame, via, fx);
+        }
+    }
+
+    fn hand_over(&mut self, user: &UserKey, frame: Bytes, via: Via, fx: &mut dyn Effects) {
+        let early = !self.held.get(user).is_some_and(|held| held.is_open());
+        let home = self.home(user);
+        fx.push(home, FromBus::Unicast { target: user.clone(), frame, via, early });
+    }
+
+    /// Messages have waited for earlier ones long enough.
+    pub(super) fn give_up_gaps(&mut self, user: &UserKey, fx: &mut dyn Effects) {
+        let Some(held) = self.held.get_mut(user) else { return };
+        for origin in held.streams.give_up(self.now) {
+            self.counters.gaps += 1;
+            self.deliver_ready(user, origin, fx);
+        }
+        if let Some(until) = self.held.get(user).and_then(|held| held.streams.waits_until()) {
+            self.later(until.since(self.now), Later::Gap(user.clone()));
+        }
     }
 
     /// Takes a message on its user's route.
     pub(super) fn route(&mut self, user: UserKey, parcel: Parcel, fx: &mut dyn Effects) {
         let Some(route) = self.routes.get_mut(&user) else {
             self.counters.cache_misses += 1;
-            self.make_room_for_a_route();
-            self.waiting_bytes += weight(&parcel);
+            let forgotten = self.make_room_in(&self.routes, |route| !route.is_unsettled());
+            forgotten.iter().for_each(|user| _ = self.routes.remove(user));
+            self.waiting_bytes += weight(&parcel.frame);
             self.routes.insert(user.clone(), Route::new(RouteState::Locating(vec![parcel])));
             return self.locate(user, fx);
         };
         match &mut route.state {
             RouteState::Settled { peer, life, version } => {
                 let (at, life, version) = (*peer, *life, *version);
-                let peer = &mut self.peers[at as usize];
+                let peer = &self.peers[at as usize];
                 if peer.life == life && peer.dead < life {
                     self.counters.cache_hits += 1;
                     self.counters.unicasts_out += 1;
-                    peer.link.push(Kind::Unicast, parcel.flags, &user.name, version, &parcel.frame);
+                    self.push_message(at, Kind::Unicast, parcel.flags, &user, version, &parcel);
                     return;
                 }
             }
@@ -199,32 +315,30 @@ impl Bus {
             | RouteState::Waiting(queue)
             | RouteState::Draining { queue, .. }
             | RouteState::Fencing { queue, .. } => {
-                self.waiting_bytes += weight(&parcel);
+                self.waiting_bytes += weight(&parcel.frame);
                 queue.push(parcel);
                 return;
             }
         }
         self.counters.cache_misses += 1;
-        self.waiting_bytes += weight(&parcel);
+        self.waiting_bytes += weight(&parcel.frame);
         route.state = RouteState::Locating(vec![parcel]);
         self.locate(user, fx);
     }
 
-    fn make_room_for_a_route(&mut self) {
-        if self.routes.len() < ROUTES_MAX {
-            return;
+    /// Whom to forget so that there is room for one more user. Which ones does not matter much: who writes to them again
+    /// asks again, and begins another stream.
+    fn make_room_in<T>(&self, table: &UserTable<T>, may_go: impl Fn(&T) -> bool) -> Vec<UserKey> {
+        if table.len() < ROUTES_MAX {
+            return Vec::new();
         }
-        // Which ones go does not matter much: who writes to them again asks again.
-        let slots = self.routes.slots();
-        let start = self.next_number() as usize % slots;
-        let old: Vec<UserKey> = (0..64)
-            .filter_map(|step| self.routes.at((start + step) % slots))
-            .filter(|(_, route)| !route.is_unsettled())
+        let slots = table.slots();
+        let start = self.config.hasher.hash_one(self.now.0) as usize % slots;
+        (0..64)
+            .filter_map(|step| table.at((start + step) % slots))
+            .filter(|(_, entry)| may_go(entry))
             .map(|(user, _)| user.clone())
-            .collect();
-        for user in old {
-            self.routes.remove(&user);
-        }
+            .collect()
     }
 
     fn locate(&mut self, user: UserKey, fx: &mut dyn Effects) {
@@ -268,7 +382,7 @@ impl Bus {
             }
             return self.later(RETRY_AFTER, Later::Locate(user.clone()));
         }
-        self.waiting_bytes -= queue.iter().map(weight).sum::<usize>();
+        self.waiting_bytes -= queue.iter().map(|parcel| weight(&parcel.frame)).sum::<usize>();
         match chosen {
             Some(holder) if holder.node == self.config.node_id => {
                 self.routes.remove(user);
@@ -351,8 +465,7 @@ impl Bus {
         let has_sent = !queue.is_empty();
         for parcel in queue {
             self.counters.unicasts_out += 1;
-            let link = &mut self.peers[peer as usize].link;
-            link.push(Kind::Unicast, parcel.flags, &user.name, version, &parcel.frame);
+            self.push_message(peer, Kind::Unicast, parcel.flags, user, version, &parcel);
         }
         if has_sent && self.held.get(user).is_some_and(|held| held.is_here() && !held.is_open()) {
             // They come back as copies, before the connections open to what is newer.
@@ -365,10 +478,10 @@ impl Bus {
     fn deliver_first(&mut self, user: &UserKey, queue: Vec<Parcel>, fx: &mut dyn Effects) -> Vec<Parcel> {
         let mut rest = queue;
         for parcel in &mut rest {
-            if parcel.flags & SENDER_HOLDS == 0 {
+            let via = self.via_self(VIA_SHARED, parcel);
+            self.deliver(user.clone(), parcel.clone(), via, fx);
+            if parcel.stamp.origin == ORIGIN_SELF {
                 parcel.flags |= SENDER_HOLDS;
-                let via = Via { link: VIA_SELF & !VIA_FORWARDED, seq: self.next_number() };
-                self.deliver(user.clone(), parcel.frame.clone(), via, fx);
             }
         }
         rest
@@ -397,19 +510,21 @@ impl Bus {
 
     /// A message of ours found nobody at a peer.
     pub(super) fn bounced(&mut self, at: u32, item: Item, fx: &mut dyn Effects) {
+        let stamp = self.stamp_of(at, &item);
         let Item { flags, user, number, frame, .. } = item;
         let user = self.key(&user);
+        let parcel = Parcel { frame, flags: flags & SENDER_HOLDS, stamp };
         if flags & FORWARDED != 0 {
-            self.forget_holder(&user, at, fx);
+            self.refresh(&user, Some(at), fx);
             // Where several copies went, others have arrived.
             if flags & ONLY != 0 && !self.held.get(&user).is_some_and(|held| held.is_here()) {
                 self.counters.rerouted += 1;
-                self.route(user, Parcel { frame, flags: 0 }, fx);
+                self.route(user, parcel, fx);
             }
             return;
         }
         self.counters.rerouted += 1;
-        let begins = self.hold_for_fence(&user, at, number, Parcel { frame, flags });
+        let begins = self.hold_for_fence(&user, at, number, parcel);
         if begins {
             // Also when the route has gone on: the peer sends everything back until a fence has come.
             self.send_fence(&user, at);
@@ -428,7 +543,7 @@ impl Bus {
 
     /// Keeps a message that came back; whether a fence is to be sent.
     pub(super) fn hold_for_fence(&mut self, user: &UserKey, at: u32, seq: u64, parcel: Parcel) -> bool {
-        self.waiting_bytes += weight(&parcel);
+        self.waiting_bytes += weight(&parcel.frame);
         match self.routes.get_mut(user).map(|route| &mut route.state) {
             Some(RouteState::Fencing { peer, returned, .. }) if *peer == at => {
                 returned.push((seq, parcel));
@@ -551,28 +666,28 @@ impl Bus {
     pub(super) fn returned(&mut self, user: UserKey, frame: Bytes, via: Via, fx: &mut dyn Effects) {
         let is_shared = via.link & VIA_SHARED != 0;
         let is_ours = via.link | VIA_MARKS == VIA_SELF;
+        let sender_holds = if via.link & VIA_SENDER_HOLDS != 0 { SENDER_HOLDS } else { 0 };
+        let parcel = Parcel { frame, flags: sender_holds, stamp: via.stamp };
         if is_ours {
             // Copies have reached other holders; without any, it follows the user.
             if !is_shared {
                 self.counters.rerouted += 1;
-                self.route(user, Parcel { frame, flags: 0 }, fx);
+                self.route(user, parcel, fx);
             }
             return;
         }
         let at = via.link & !VIA_MARKS;
         if via.link & VIA_FORWARDED != 0 {
-            let flags = if via.link & VIA_ONLY != 0 { FORWARDED | ONLY } else { FORWARDED };
-            self.peers[at as usize].link.push(Kind::Bounce, flags, &user.name, via.seq, &frame);
+            let flags = sender_holds | if via.link & VIA_ONLY != 0 { FORWARDED | ONLY } else { FORWARDED };
+            self.bounce(at, &user, via.seq, flags, &parcel);
         } else if !is_shared {
-            let flags = if via.link & VIA_SENDER_HOLDS != 0 { SENDER_HOLDS } else { 0 };
-            self.bounce(at, &user, via.seq, flags, &frame);
+            self.bounce(at, &user, via.seq, sender_holds, &parcel);
         }
     }
 
     /// Sends a peer's message back to it.
-    pub(super) fn bounce(&mut self, at: u32, user: &UserKey, seq: u64, flags: u8, frame: &[u8]) {
-        let peer = &mut self.peers[at as usize];
-        peer.link.push(Kind::Bounce, flags, &user.name, seq, frame);
+    pub(super) fn bounce(&mut self, at: u32, user: &UserKey, seq: u64, flags: u8, parcel: &Parcel) {
+        self.push_message(at, Kind::Bounce, flags, user, seq, parcel);
         // Until its fence comes, whatever else it has sent goes the same way, though the user should come back.
         let has_fenced = self
             .answers
@@ -584,7 +699,7 @@ impl Bus {
     }
 }
 
-/// What a parcel counts for, in bytes.
-fn weight(parcel: &Parcel) -> usize {
-    PARCEL_BYTES + parcel.frame.len()
+/// What a message that waits counts for, in bytes.
+pub(super) fn weight(frame: &Bytes) -> usize {
+    PARCEL_BYTES + frame.len()
 }

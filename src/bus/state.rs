@@ -12,7 +12,7 @@ use std::time::Duration;
 use ahash::RandomState;
 use bytes::Bytes;
 
-use crate::hub::bus::{FromBus, ToBus};
+use crate::hub::bus::{FromBus, Stamp, ToBus};
 use crate::hub::envelope::{UserKey, home_of};
 use crate::ids::{ConnRef, ShardId};
 use crate::time::Micros;
@@ -23,6 +23,7 @@ use super::held::Held;
 use super::members::Membership;
 use super::peers::Peer;
 use super::routes::Route;
+use super::streams::Sent;
 use super::table::UserTable;
 
 /// How long a user may wait to be registered before the client is answered 503.
@@ -133,6 +134,10 @@ pub struct Counters {
     pub reaped: u64,
     /// Users that had to be entered in the directory again.
     pub restored: u64,
+    /// Messages that came a second time, by another way, and were dropped.
+    pub duplicates: u64,
+    /// Times that messages waited for earlier ones of the same node in vain.
+    pub gaps: u64,
 }
 
 /// What a call was for.
@@ -145,7 +150,8 @@ pub(super) enum Purpose {
     Unregister(UserKey),
     EndGrace(UserKey),
     Route(UserKey),
-    Refresh(UserKey),
+    /// With the peer that has sent a copy back.
+    Refresh(UserKey, Option<u32>),
     Rejoin(UserKey),
     Renew(Vec<UserKey>),
     Restored(UserKey),
@@ -167,6 +173,8 @@ pub(super) enum Later {
     RegisterDeadline(UserKey),
     /// A route whose user is on the move.
     Locate(UserKey),
+    /// A user for whom messages wait that came before earlier ones.
+    Gap(UserKey),
     /// A user whose grace ends.
     EndGrace(UserKey),
     /// A reaped life, in case something of it came late.
@@ -183,7 +191,11 @@ pub(super) struct Parcel {
     pub(super) frame: Bytes,
     /// [`super::wire::SENDER_HOLDS`] or nothing.
     pub(super) flags: u8,
+    pub(super) stamp: Stamp,
 }
+
+/// [`Stamp::origin`] of this node's own messages; of others it is their place in the list of peers.
+pub(super) const ORIGIN_SELF: u32 = u32::MAX;
 
 /// The answer that a peer waits for until what it sent before has been handled.
 #[derive(Debug)]
@@ -223,6 +235,8 @@ pub struct Bus {
 
     pub(super) held: UserTable<Held>,
     pub(super) routes: UserTable<Route>,
+    /// Users whom this node has sent something.
+    pub(super) sent: UserTable<Sent>,
     /// Users whose copies are under way though they have left.
     pub(super) draining: Vec<UserKey>,
     /// Bytes of parcels that wait in routes.
@@ -276,6 +290,7 @@ impl Bus {
             foreign: Vec::new(),
             held: UserTable::default(),
             routes: UserTable::default(),
+            sent: UserTable::default(),
             draining: Vec::new(),
             waiting_bytes: 0,
             bouncing: HashSet::with_hasher(hasher.clone()),
@@ -462,7 +477,7 @@ impl Bus {
                 }
             }
             Purpose::Route(user) => self.located(&user, reply, fx),
-            Purpose::Refresh(user) => self.refreshed(&user, reply, fx),
+            Purpose::Refresh(user, bouncer) => self.refreshed(&user, bouncer, reply, fx),
             Purpose::Rejoin(user) => self.rejoin(&user, reply, fx),
             Purpose::Register(user) => self.registered(&user, reply, fx),
             Purpose::Unregister(user) => self.unregistered(user, reply, fx),
@@ -489,6 +504,7 @@ impl Bus {
             Later::Step(user) => self.step(&user, fx),
             Later::RegisterDeadline(user) => self.register_deadline(&user, fx),
             Later::Locate(user) => self.locate_again(&user, fx),
+            Later::Gap(user) => self.give_up_gaps(&user, fx),
             Later::EndGrace(user) => {
                 let call = Call::EndGrace { user: user.name.clone(), incarnation: self.members.incarnation };
                 self.call(Purpose::EndGrace(user), call, fx);

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! magic 4 | flags 1 | from: length 1, name | from incarnation 8 | to incarnation 8 | ack 8 | first seq 8 | count 4
-//! item: kind 1 | flags 1 | user: length 2, name | number 8 | frame: length 4, bytes
+//! item: kind 1 | flags 1 | user: length 2, name | number 8 | origin: length 1, name | stream 8 | place 8 | frame: length 4, bytes
 //! ```
 //!
 //! All items have one shape, so that a node skips kinds that it does not know.
@@ -14,11 +14,11 @@ use compact_str::CompactString;
 
 use super::call::{Incarnation, NodeId};
 
-const MAGIC: [u8; 4] = *b"rmB1";
+const MAGIC: [u8; 4] = *b"rmB2";
 /// Bytes of a header beside the sender's name.
 const HEADER_BYTES: usize = 4 + 1 + 1 + 8 + 8 + 8 + 8 + 4;
-/// Bytes of an item beside its user and its frame.
-pub const ITEM_BYTES: usize = 1 + 1 + 2 + 8 + 4;
+/// Bytes of an item beside its user, its origin and its frame.
+pub const ITEM_BYTES: usize = 1 + 1 + 2 + 8 + 1 + 8 + 8 + 4;
 /// The longest name of a node, in bytes: what its length field holds.
 pub const NODE_ID_BYTES_MAX: usize = 255;
 
@@ -105,17 +105,64 @@ pub struct Item {
     pub user: CompactString,
     /// What it means depends on the kind.
     pub number: u64,
+    /// Of messages to users: the node whose client said it; empty when that is the envelope's sender.
+    pub origin: NodeId,
+    /// Which of the origin's streams to the user it belongs to, and its place there ([`crate::hub::bus::Stamp`]).
+    pub stream: u64,
+    /// Its place in the stream.
+    pub place: u64,
     /// The server frame, of messages.
     pub frame: Bytes,
 }
 
+/// An item to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct Draft<'a> {
+    /// What it is.
+    pub kind: Kind,
+    /// As in [`Item`], like all that follows.
+    pub flags: u8,
+    /// The user.
+    pub user: &'a str,
+    /// The number.
+    pub number: u64,
+    /// The origin.
+    pub origin: &'a str,
+    /// The stream.
+    pub stream: u64,
+    /// The place in it.
+    pub place: u64,
+    /// The frame.
+    pub frame: &'a [u8],
+}
+
+impl<'a> Draft<'a> {
+    /// An item that belongs to no stream.
+    pub fn plain(kind: Kind, flags: u8, user: &'a str, number: u64, frame: &'a [u8]) -> Self {
+        Self { kind, flags, user, number, origin: "", stream: 0, place: 0, frame }
+    }
+}
+
+impl Item {
+    /// The same, to be written again; `None` for an item of a later version.
+    pub fn as_draft(&self) -> Option<Draft<'_>> {
+        let Self { kind, flags, ref user, number, ref origin, stream, place, ref frame } = *self;
+        Some(Draft { kind: kind?, flags, user, number, origin, stream, place, frame })
+    }
+}
+
 /// Appends an item.
-pub fn write_item(kind: Kind, flags: u8, user: &str, number: u64, frame: &[u8], out: &mut BytesMut) {
-    out.reserve(ITEM_BYTES + user.len() + frame.len());
+pub fn write_item(item: &Draft<'_>, out: &mut BytesMut) {
+    let Draft { kind, flags, user, number, origin, stream, place, frame } = *item;
+    out.reserve(ITEM_BYTES + user.len() + origin.len() + frame.len());
     out.extend_from_slice(&[kind as u8, flags]);
     out.extend_from_slice(&(user.len() as u16).to_le_bytes());
     out.extend_from_slice(user.as_bytes());
     out.extend_from_slice(&number.to_le_bytes());
+    out.extend_from_slice(&[origin.len() as u8]);
+    out.extend_from_slice(origin.as_bytes());
+    out.extend_from_slice(&stream.to_le_bytes());
+    out.extend_from_slice(&place.to_le_bytes());
     out.extend_from_slice(&(frame.len() as u32).to_le_bytes());
     out.extend_from_slice(frame);
 }
@@ -178,12 +225,15 @@ pub fn take_item(items: &mut Bytes) -> Option<Item> {
     let user_bytes = usize::from(u16::from_le_bytes(rest.take(2)?.try_into().ok()?));
     let user = CompactString::from_utf8(rest.take(user_bytes)?).ok()?;
     let number = rest.number()?;
+    let origin_bytes = usize::from(rest.byte()?);
+    let origin = CompactString::from_utf8(rest.take(origin_bytes)?).ok()?;
+    let (stream, place) = (rest.number()?, rest.number()?);
     let frame_bytes = u32::from_le_bytes(rest.take(4)?.try_into().ok()?) as usize;
     rest.take(frame_bytes)?;
     let end = items.len() - rest.0.len();
     let frame = items.slice(end - frame_bytes..end);
     bytes::Buf::advance(items, end);
-    Some(Item { kind, flags, user, number, frame })
+    Some(Item { kind, flags, user, number, origin, stream, place, frame })
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -213,7 +263,7 @@ mod tests {
     fn envelope(header: &Header, items: &[Item]) -> Bytes {
         let mut out = BytesMut::zeroed(header_bytes(&header.from));
         for item in items {
-            write_item(item.kind.unwrap(), item.flags, &item.user, item.number, &item.frame, &mut out);
+            write_item(&item.as_draft().unwrap(), &mut out);
         }
         let header_end = header_bytes(&header.from);
         write_header(header, &mut out[..header_end]);
@@ -235,6 +285,9 @@ mod tests {
             flags: FORWARDED,
             user: user.into(),
             number: 5,
+            origin: "node-2".into(),
+            stream: 6,
+            place: 7,
             frame: Bytes::from_static(frame),
         };
         (header, vec![item(Kind::Unicast, "böb", b"\x81\x02{}"), item(Kind::Hello, "", b"")])

@@ -11,12 +11,25 @@ use crate::ids::ConnRef;
 use super::envelope::{MESSAGE_WEIGHT, UserKey, Weigh};
 
 /// Where a message that the bus brings comes from, as the bus knows it: handed back when nobody was here to take it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Via {
     /// The link that it came by; the bus' own numbering.
     pub link: u32,
     /// Its number on that link.
     pub seq: u64,
+    /// Its place among what its node sends the user.
+    pub stamp: Stamp,
+}
+
+/// The place of a message among all that one node sends to one user, whatever way each of them takes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Stamp {
+    /// The node; the bus' own numbering.
+    pub origin: u32,
+    /// Which of its streams to the user; a later one has a greater number.
+    pub stream: u64,
+    /// The place in the stream, counted from 1 without a hole.
+    pub place: u64,
 }
 
 /// From a shard to the bus.

@@ -92,7 +92,7 @@ impl FakeBus {
                 let (user, stay) = known[rng.below(known.len())].clone();
                 let frame =
                     Bytes::from(text_frame(&format!(r#"{{"type":"message","from":"far","content":"{number}/far"}}"#)));
-                let via = Via { link: 1, seq: number };
+                let via = Via { link: 1, seq: number, ..Via::default() };
                 let early = stay == Stay::Arriving;
                 self.push(&user.clone(), FromBus::Unicast { target: user.clone(), frame, via, early });
                 Some((number, user.name.to_string()))

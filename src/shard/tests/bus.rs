@@ -52,7 +52,7 @@ fn play(mut bus: BusPort) -> HashSet<String> {
                 ToBus::Unicast { target, delivered_here: false, .. } if target.name == "far" => {
                     let (home, target) = near.clone().expect("it has come");
                     let frame = Bytes::from_static(b"\x81\x0f{\"type\":\"back\"}");
-                    bus.push(home, FromBus::Unicast { target, frame, via: Via { link: 0, seq: 0 }, early: false });
+                    bus.push(home, FromBus::Unicast { target, frame, via: Via::default(), early: false });
                 }
                 ToBus::Broadcast { frame } => {
                     for shard in (0..bus.shards()).map(crate::ids::ShardId) {

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::hub::arrivals::KEPT_BYTES_PER_USER_MAX;
-use crate::hub::bus::Via;
+use crate::hub::bus::{Stamp, Via};
 
-const VIA: Via = Via { link: 3, seq: 7 };
+const VIA: Via = Via { link: 3, seq: 7, stamp: Stamp { origin: 1, stream: 2, place: 9 } };
 
 fn ask(world: &mut World, conn: ConnId, user: &UserKey) -> Vec<Effect> {
     let address = world.address_at(HERE, conn.index as usize);
