@@ -11,6 +11,7 @@ use crate::time::Micros;
 use super::call::{Call, Incarnation, NodeId, Reply};
 use super::contract;
 use super::link::Link;
+use super::routes::RouteState;
 use super::state::{Asked, Bus, Effects, ORIGIN_SELF, Parcel, PendingAnswer, Purpose};
 use super::wire::{self, FORWARDED, Item, Kind, SENDER_HOLDS};
 
@@ -155,11 +156,32 @@ impl Bus {
             let fresh = Link::new(self.config.node_id.clone(), self.members.incarnation, peer.life);
             let old = std::mem::replace(&mut peer.link, fresh);
             for (_, item) in old.into_unacked() {
-                item.as_draft().iter().for_each(|item| _ = peer.link.push_item(item));
+                let is_asked =
+                    self.asked.contains_key(&item.number) && matches!(item.kind, Some(Kind::Fence | Kind::Join));
+                if let Some(item) = item.as_draft().filter(|_| !is_asked) {
+                    peer.link.push_item(&item);
+                }
             }
             peer.inbound.clear();
             peer.inbound_bytes = 0;
             peer.waiting = None;
+        }
+        // Peers forget what our earlier life has asked them.
+        for (&number, (at, _, asked)) in &self.asked {
+            let (Asked::Fence(user) | Asked::Join(user)) = asked;
+            let kind = if matches!(asked, Asked::Fence(_)) { Kind::Fence } else { Kind::Join };
+            self.peers[*at as usize].link.push(kind, 0, &user.name, number, b"");
+        }
+        // The new links count anew.
+        let peers = &self.peers;
+        let count_anew = |waits: &mut [(u32, Incarnation, u64)]| {
+            waits.iter_mut().for_each(|(at, _, seq)| *seq = peers[*at as usize].link.last_seq());
+        };
+        self.answers.values_mut().for_each(|answer| count_anew(&mut answer.waits));
+        for user in &self.draining {
+            if let Some(RouteState::Draining { waits, .. }) = self.routes.get_mut(user).map(|route| &mut route.state) {
+                count_anew(waits);
+            }
         }
     }
 

@@ -359,7 +359,9 @@ impl Bus {
     pub(super) fn located(&mut self, user: &UserKey, reply: Reply, fx: &mut dyn Effects) {
         let Some(route) = self.routes.get_mut(user) else { return };
         let RouteState::Locating(queue) = &mut route.state else { return };
-        let queue = std::mem::take(queue);
+        let mut queue = std::mem::take(queue);
+        // What has come back by different ways; between nodes no order is promised.
+        queue.sort_by_key(|parcel| (parcel.stamp.origin, parcel.stamp.stream, parcel.stamp.place));
         let Reply::Located(location) = reply else {
             route.state = RouteState::Waiting(queue);
             return self.later(RETRY_AFTER, Later::Locate(user.clone()));

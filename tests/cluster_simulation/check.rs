@@ -39,9 +39,12 @@ fn check_order(world: &World) -> u64 {
             let message = &world.messages[number as usize];
             assert_eq!(message.target, client.user, "client {at} gets message {number}, which is for somebody else");
             // Who comes while the node that the user was on can't be reached is let in after a second, whatever is
-            // under way to that node.
-            let was_let_in =
-                client.opened_at.is_some_and(|opened| opened - client.asked_at >= S && message.sent_at < opened);
+            // under way to that node; and so are those who follow there.
+            let was_let_in = world.clients.iter().any(|first| {
+                (first.process, first.user) == (client.process, client.user)
+                    && first.opened_at <= client.opened_at
+                    && first.opened_at.is_some_and(|opened| opened - first.asked_at >= S && message.sent_at < opened)
+            });
             let is_calm = is_calm(world, message.sent_at.saturating_sub(BEFORE), received_at) && !was_let_in;
             assert!(seen.insert(number) || !is_calm, "client {at} gets message {number} twice");
             let Some(sender) = message.sender else { continue };
