@@ -528,6 +528,12 @@ impl Bus {
             self.counters.restored += 1;
             let location = Location { version, holders: others, foreign: None };
             self.learn_holders(user, &location, fx);
+            // They have forgotten this node with its earlier life.
+            match self.held.get(user).map(|held| held.stage) {
+                Some(Stage::Joining) => self.join_or_open(user, fx),
+                Some(Stage::Settling | Stage::Open) => self.tell_holders(user, 0, None),
+                _ => {}
+            }
         }
         self.step(user, fx);
     }

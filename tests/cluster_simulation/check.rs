@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ringmesh::bus::call::{Incarnation, NodeId};
 
-use crate::world::{S, World, name};
+use crate::world::{Client, S, World, name};
 
 /// How long before and after a node's death a message may be lost with it: in flight before, found dead after.
 const BEFORE: u64 = 20 * S;
 const AFTER: u64 = 60 * S;
+/// How long a node is out of reach at most, and a little.
+const LET_IN_KNOWN_WITHIN: u64 = 35 * S;
 
 pub struct Checked {
     pub deliveries: u64,
@@ -40,11 +42,7 @@ fn check_order(world: &World) -> u64 {
             assert_eq!(message.target, client.user, "client {at} gets message {number}, which is for somebody else");
             // Who comes while the node that the user was on can't be reached is let in after a second, whatever is
             // under way to that node; and so are those who follow there.
-            let was_let_in = world.clients.iter().any(|first| {
-                (first.process, first.user) == (client.process, client.user)
-                    && first.opened_at <= client.opened_at
-                    && first.opened_at.is_some_and(|opened| opened - first.asked_at >= S && message.sent_at < opened)
-            });
+            let was_let_in = let_in_at(world, client).is_some_and(|opened| message.sent_at < opened);
             let is_calm = is_calm(world, message.sent_at.saturating_sub(BEFORE), received_at) && !was_let_in;
             assert!(seen.insert(number) || !is_calm, "client {at} gets message {number} twice");
             let Some(sender) = message.sender else { continue };
@@ -64,6 +62,14 @@ fn check_order(world: &World) -> u64 {
         }
     }
     deliveries
+}
+
+/// When the first connection on the client's node that is open beside it was let in without the answer of another node.
+fn let_in_at(world: &World, client: &Client) -> Option<u64> {
+    let beside = world.clients.iter().filter(|first| {
+        (first.process, first.user) == (client.process, client.user) && first.opened_at <= client.opened_at
+    });
+    beside.filter_map(|first| first.opened_at.filter(|opened| opened - first.asked_at >= S)).max()
 }
 
 fn check_arrival(world: &World) -> u64 {
@@ -88,7 +94,11 @@ fn check_arrival(world: &World) -> u64 {
         let of_user = || world.clients.iter().enumerate().filter(|(_, client)| client.user == message.target);
         for (at, client) in of_user() {
             let was_open = client.opened_at.is_some_and(|opened| opened < message.sent_at);
-            if was_open && client.closed_at.unwrap_or(u64::MAX) >= until {
+            // What is said on the node that is cut off, to the user's connections there, does not reach those who were let
+            // in elsewhere meanwhile.
+            let is_unknown =
+                let_in_at(world, client).is_some_and(|opened| message.sent_at < opened + LET_IN_KNOWN_WITHIN);
+            if was_open && !is_unknown && client.closed_at.unwrap_or(u64::MAX) >= until {
                 musts += 1;
                 if !got[number].contains(&at) {
                     missing.entry(sender).or_default().push(format!("client {at} never gets message {number}"));
