@@ -220,7 +220,7 @@ impl Bus {
                 held.stage = Stage::Joining;
                 let location = Location { version, holders: others, foreign: None };
                 self.learn_holders(user, &location, fx);
-                self.forward_what_waited(user);
+                self.forward_what_waited(user, fx);
                 self.join_or_open(user, fx);
             }
             Reply::Registered { .. } => self.step(user, fx),
@@ -431,13 +431,15 @@ impl Bus {
                 peer.link.push(Kind::Fence, STALE, &user.name, 0, b"");
             }
         }
-        self.forward_what_waited(user);
+        self.forward_what_waited(user, fx);
     }
 
-    fn forward_what_waited(&mut self, user: &UserKey) {
+    fn forward_what_waited(&mut self, user: &UserKey, fx: &mut dyn Effects) {
         let Some(waiting) = self.held.get_mut(user).and_then(|held| held.unforwarded.take()) else { return };
         for parcel in waiting {
-            self.forward(user, &parcel);
+            if self.forward(user, &parcel) == 0 {
+                self.one_way_failed(user.clone(), parcel, fx);
+            }
         }
     }
 

@@ -33,6 +33,8 @@ const ATTEMPTS_UNTIL_TOLD: u32 = 50;
 /// How long copies to a holder that can't be reached hold up what is newer.
 const DRAIN_WITHIN: Duration = Duration::from_secs(3);
 const _: () = assert!(ATTEMPTS_UNTIL_TOLD < ATTEMPTS_MAX);
+/// How long after one of two ways has failed the other one may.
+const HALF_FAILED_FOR: Duration = Duration::from_secs(60);
 /// Routes that are kept; beyond that the ones met first on a walk make room.
 const ROUTES_MAX: usize = 1_000_000;
 /// Bytes that a parcel counts for beside its frame.
@@ -48,7 +50,9 @@ pub(super) const VIA_SHARED: u32 = 1 << 30;
 pub(super) const VIA_SENDER_HOLDS: u32 = 1 << 29;
 /// …or it is a copy, and the only one.
 pub(super) const VIA_ONLY: u32 = 1 << 28;
-const VIA_MARKS: u32 = VIA_FORWARDED | VIA_SHARED | VIA_SENDER_HOLDS | VIA_ONLY;
+/// …or it goes on to the user's primary.
+const VIA_LEADS_ON: u32 = 1 << 27;
+const VIA_MARKS: u32 = VIA_FORWARDED | VIA_SHARED | VIA_SENDER_HOLDS | VIA_ONLY | VIA_LEADS_ON;
 
 /// The way to a user.
 #[derive(Debug)]
@@ -480,7 +484,7 @@ impl Bus {
     fn deliver_first(&mut self, user: &UserKey, queue: Vec<Parcel>, fx: &mut dyn Effects) -> Vec<Parcel> {
         let mut rest = queue;
         for parcel in &mut rest {
-            let via = self.via_self(VIA_SHARED, parcel);
+            let via = self.via_self(VIA_LEADS_ON, parcel);
             self.deliver(user.clone(), parcel.clone(), via, fx);
             if parcel.stamp.origin == ORIGIN_SELF {
                 parcel.flags |= SENDER_HOLDS;
@@ -519,9 +523,8 @@ impl Bus {
         if flags & FORWARDED != 0 {
             self.refresh(&user, Some(at), fx);
             // Where several copies went, others have arrived.
-            if flags & ONLY != 0 && !self.held.get(&user).is_some_and(|held| held.is_here()) {
-                self.counters.rerouted += 1;
-                self.route(user, parcel, fx);
+            if flags & ONLY != 0 {
+                self.one_way_failed(user, parcel, fx);
             }
             return;
         }
@@ -666,24 +669,50 @@ impl Bus {
 
     /// A message that was handed to the user's home found the user gone.
     pub(super) fn returned(&mut self, user: UserKey, frame: Bytes, via: Via, fx: &mut dyn Effects) {
+        if via.link & VIA_LEADS_ON != 0 {
+            return;
+        }
         let is_shared = via.link & VIA_SHARED != 0;
         let is_ours = via.link | VIA_MARKS == VIA_SELF;
         let sender_holds = if via.link & VIA_SENDER_HOLDS != 0 { SENDER_HOLDS } else { 0 };
         let parcel = Parcel { frame, flags: sender_holds, stamp: via.stamp };
+        if is_shared {
+            return self.one_way_failed(user, parcel, fx);
+        }
         if is_ours {
-            // Copies have reached other holders; without any, it follows the user.
-            if !is_shared {
-                self.counters.rerouted += 1;
-                self.route(user, parcel, fx);
-            }
-            return;
+            self.counters.rerouted += 1;
+            return self.route(user, parcel, fx);
         }
         let at = via.link & !VIA_MARKS;
         if via.link & VIA_FORWARDED != 0 {
             let flags = sender_holds | if via.link & VIA_ONLY != 0 { FORWARDED | ONLY } else { FORWARDED };
             self.bounce(at, &user, via.seq, flags, &parcel);
-        } else if !is_shared {
+        } else {
             self.bounce(at, &user, via.seq, sender_holds, &parcel);
+        }
+    }
+
+    /// A message went to this node's connections and, as the only copy, to another holder, and one of the two has found
+    /// nobody. When both have, it follows the user.
+    pub(super) fn one_way_failed(&mut self, user: UserKey, parcel: Parcel, fx: &mut dyn Effects) {
+        if parcel.flags & SENDER_HOLDS != 0 {
+            // The connections of the node on which it was said have it.
+            return;
+        }
+        let (now, stamp) = (self.now, parcel.stamp);
+        while let Some((since, _)) = self.half_failed_since.front()
+            && now.since(*since) > HALF_FAILED_FOR
+        {
+            let oldest = self.half_failed_since.pop_front();
+            oldest.map(|(_, message)| self.half_failed.remove(&message));
+        }
+        let message = (user.name.clone(), stamp);
+        if self.half_failed.remove(&message) {
+            self.counters.rerouted += 1;
+            self.route(user, parcel, fx);
+        } else {
+            self.half_failed.insert(message.clone());
+            self.half_failed_since.push_back((now, message));
         }
     }
 

@@ -6,7 +6,7 @@
 //! send), `members` (our lease and the dead).
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use ahash::RandomState;
@@ -239,6 +239,10 @@ pub struct Bus {
     pub(super) sent: UserTable<Sent>,
     /// Users whose copies are under way though they have left.
     pub(super) draining: Vec<UserKey>,
+    /// Messages of which one of two ways has found nobody…
+    pub(super) half_failed: HashSet<(compact_str::CompactString, Stamp), RandomState>,
+    /// …and since when, the oldest first; some are not there any more.
+    pub(super) half_failed_since: VecDeque<(Micros, (compact_str::CompactString, Stamp))>,
     /// Bytes of parcels that wait in routes.
     pub(super) waiting_bytes: usize,
     /// (peer, user): what this peer sends for the user goes back until it has sent a fence.
@@ -292,6 +296,8 @@ impl Bus {
             routes: UserTable::default(),
             sent: UserTable::default(),
             draining: Vec::new(),
+            half_failed: HashSet::with_hasher(hasher.clone()),
+            half_failed_since: VecDeque::new(),
             waiting_bytes: 0,
             bouncing: HashSet::with_hasher(hasher.clone()),
             answers: BTreeMap::new(),
