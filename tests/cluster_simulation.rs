@@ -64,13 +64,11 @@ fn users_come_move_and_go() {
 }
 
 #[test]
-#[ignore = "open: some seeds still find a message out of order or twice"]
 fn with_a_slow_redis() {
     run(Faults { latency: 30 * MS, ..Faults::default() });
 }
 
 #[test]
-#[ignore = "open: some seeds still find a message out of order or twice"]
 fn with_envelopes_that_get_lost() {
     run(Faults { latency: 3 * MS, loses_one_in: 8, ..Faults::default() });
 }
@@ -81,25 +79,21 @@ fn with_shards_that_lag() {
 }
 
 #[test]
-#[ignore = "open: some seeds still find a message out of order or twice"]
 fn with_connections_that_break() {
     run(Faults { latency: 3 * MS, cuts: true, ..Faults::default() });
 }
 
 #[test]
-#[ignore = "open: some seeds still find a message out of order or twice"]
 fn with_stalls_of_redis() {
     run(Faults { latency: 3 * MS, short_stalls: true, ..Faults::default() });
 }
 
 #[test]
-#[ignore = "open: some seeds still find a message out of order or twice"]
 fn with_stalls_longer_than_a_lease() {
     run(Faults { latency: 3 * MS, long_stalls: true, ..Faults::default() });
 }
 
 #[test]
-#[ignore = "open: some seeds still find a message out of order or twice"]
 fn with_processes_that_do_not_run_for_a_while() {
     run(Faults { latency: 3 * MS, suspensions: true, ..Faults::default() });
 }

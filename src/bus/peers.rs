@@ -245,8 +245,11 @@ impl Bus {
             return;
         }
         let peers = &self.peers;
+        // What waits for earlier messages has not been handled.
+        let has_early = |user: &str| self.held.get(&self.key(user)).is_some_and(|held| !held.streams.is_settled());
         let is_handled = |answer: &PendingAnswer| {
             answer.shard_done
+                && !(answer.kind == Kind::Fenced && has_early(&answer.user))
                 && answer.waits.iter().all(|&(peer, life, seq)| {
                     let peer = &peers[peer as usize];
                     peer.life != life || peer.is_unreachable || peer.link.is_acked(seq)
