@@ -13,7 +13,7 @@ use super::contract;
 use super::link::Link;
 use super::routes::RouteState;
 use super::state::{Asked, Bus, Effects, ORIGIN_SELF, Parcel, PendingAnswer, Purpose};
-use super::wire::{self, FORWARDED, Item, Kind, SENDER_HOLDS};
+use super::wire::{self, FORWARDED, Item, Kind, ONLY, SENDER_HOLDS};
 
 /// Another node of our kind.
 #[derive(Debug)]
@@ -138,6 +138,10 @@ impl Bus {
                 self.hold_for_fence(&user, at, seq, parcel);
                 users.push(user);
             }
+            Some(Kind::Unicast) if flags & ONLY != 0 => {
+                let user = self.key(&user);
+                self.one_way_failed(user, parcel, fx);
+            }
             // The peer's client sent it, and the peer is gone: the message follows its user all the same.
             Some(Kind::Bounce) if flags & FORWARDED == 0 => {
                 let user = self.key(&user);
@@ -252,7 +256,7 @@ impl Bus {
                 && !(answer.kind == Kind::Fenced && has_early(&answer.user))
                 && answer.waits.iter().all(|&(peer, life, seq)| {
                     let peer = &peers[peer as usize];
-                    peer.life != life || peer.is_unreachable || peer.link.is_acked(seq)
+                    peer.life != life || peer.dead >= life || peer.is_unreachable || peer.link.is_acked(seq)
                 })
         };
         let done: Vec<u64> =
