@@ -28,11 +28,16 @@ def settle(ledger, counts):
     """The places of what was lost, by the sums of the nodes' counts; `counts` has one of `read_counts` for each node."""
     sums = {name: sum(each[name] for each in counts) for name in counts[0]}
     lost = len(ledger.sent) - len(ledger.arrived)
+    unread = len(ledger.sent) - sums["read"]
+    # A message is written once for each connection of its target, and copies that came count as arrived or as twice.
+    unseen = sums["written"] - len(ledger.arrived) - len(ledger.twice)
+    if unseen < 0:
+        # A node that is gone has read and written some after it was asked for the last time.
+        unread, unseen = unread + unseen, 0
     places = {
-        "never read by a node": len(ledger.sent) - sums["read"],
+        "never read by a node": unread,
         "read, and their target was on no node": sums["offline"],
-        # A message is written once for each connection of its target, and copies that came count as arrived or as twice.
-        "written to connections that had ended": sums["written"] - len(ledger.arrived) - len(ledger.twice),
+        "written to connections that had ended": unseen,
         "refused, and their senders told": sums["refused"],
         "counted as lost by the bus": sums["bus"],
     }
