@@ -24,9 +24,9 @@ sys.dont_write_bytecode = True
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TUNE = ROOT / "tuning/host/tune"
 STATE = pathlib.Path("/var/lib/ringmesh/host-tuning")
-PROFILES = "server,lb,loadgen"
+OPTIONS = ["--quiet", "--profile", "server,lb,loadgen"]  # of tune
 CONNECTIONS_MAX = 150_000
-CASE_SECONDS = 80
+START_SECONDS, CASE_SECONDS = 10, 80
 
 # name -> arguments of ringmesh-bench
 CASES = {
@@ -76,9 +76,6 @@ def tune(verb, *options):
     return done.stdout.strip()
 
 
-OPTIONS = ["--quiet", "--profile", PROFILES]
-
-
 def table_of(arm, folder):
     """The table of settings for an arm, as a file; None for `defaults`."""
     if arm == "defaults":
@@ -126,18 +123,19 @@ def server(binary, folder):
     command = ["taskset", "-c", "0", binary, "serve", "--listen", "127.0.0.1:0", "--admin-listen", "off", "--shards", "1",
                "--connects-per-address-max", "0", "--connections-max", str(CONNECTIONS_MAX)]  # fmt: skip
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
     try:
-        for line in process.stderr:
-            found = re.search(r"listening addr=(\S+)", line)
-            if found:
-                break
-        else:
-            raise RuntimeError("the server did not start")
+        deadline = time.monotonic() + START_SECONDS
+        while not (found := re.search(r"listening addr=(\S+)", log.read_text())):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the server did not start: {log.read_text()}")
+            time.sleep(0.05)
         yield process.pid, found[1]
     finally:
+        # Whoever stands still does not end either.
+        process.send_signal(signal.SIGCONT)
         process.terminate()
-        process.communicate()
+        process.wait()
 
 
 def measure(case, arguments, folder):
@@ -177,7 +175,7 @@ def show(arms, arguments):
     folder = pathlib.Path(arguments.results)
     mattered, not_mattered = [], []
     for arm in arms:
-        if arm == "defaults" or not (folder / f"{slug(arm)}.json").exists():
+        if arm == "defaults" or not (folder / "defaults.json").exists():
             continue
         command = [arguments.bench, "compare", folder / "defaults.json", folder / f"{slug(arm)}.json"]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -199,7 +197,8 @@ def show(arms, arguments):
         print(f"  {arm}: " + "; ".join(" ".join(line.split()) for line in verdicts))
     if not mattered:
         print("  nothing")
-    print("Made none: " + (", ".join(arm + (" (too few runs to tell)" if few else "") for arm, _, few in not_mattered) or "nothing"))
+    none = [arm + (" (too few runs to tell)" if few else "") for arm, _, few in not_mattered]
+    print(f"Made none: {', '.join(none) or 'nothing'}\nOf twenty comparisons one differs by chance.")
 
 
 def runs_of(folder, arm):
@@ -219,7 +218,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", default=ROOT / "target/release/ringmesh", help="the gateway (target/release/ringmesh)")
     parser.add_argument("--bench", default=ROOT / "target/release/ringmesh-bench", help="the load generator")
-    parser.add_argument("--results", default="target/bench-tuning", metavar="FOLDER", help="where rounds gather (target/bench-tuning)")
+    parser.add_argument("--results", default="target/bench-tuning", metavar="FOLDER", help="(target/bench-tuning)")
     parser.add_argument("--rounds", type=int, default=5, help="(5) fewer than four tell nothing from chance")
     parser.add_argument("--arms", default=",".join(["defaults", "all", *GROUPS]), help="with commas between (all of them)")
     parser.add_argument("--cases", default=",".join(CASES), help="with commas between (all of them)")
