@@ -5,7 +5,7 @@ BENCH := target/release/ringmesh-bench
 SERVER := target/release/ringmesh
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-tools check fmt lint bench bench-build bench-full bench-100k bench-peers hosts tune-plan tune doc clean
+.PHONY: help run build test test-tools check fmt lint bench bench-build bench-full bench-100k bench-peers bench-tuning hosts tune-plan tune doc clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,7 +52,10 @@ bench-peers: bench-build ## Measure other servers beside the node, interleaved (
 	bench/peers/build.sh
 	$(BENCH) peers --server-cmd $(SERVER)
 
-hosts: build ## As root: cut cables and lose a host among network namespaces, and say what users saw, about four minutes
+bench-tuning: bench-build ## As root: which settings of tuning/host matter on this machine, about half an hour (ARGS= adds options)
+	bench/tuning.py --server $(SERVER) --bench $(BENCH) $(ARGS)
+
+hosts: build ## As root: cut cables and lose a host among network namespaces, and say what users saw, about six minutes
 	tests/hosts/run --binary $(SERVER) $(ARGS)
 
 tune-plan: ## Show what this host lacks for ringmesh, and change nothing (ARGS="--connections 200000" adds options)

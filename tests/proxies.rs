@@ -221,3 +221,19 @@ fn every_alternative_in_the_files_is_valid() {
         assert!(is_valid, "{route:?}: {said}");
     }
 }
+
+#[test]
+fn every_server_line_of_haproxy_gives_up_on_a_host_that_has_vanished() {
+    // What a client sends keeps `timeout tunnel` from passing, and HAProxy 2.6 takes `tcp-ut` on `default-server` but never
+    // sets it: strace shows no TCP_USER_TIMEOUT. `make hosts` measures what follows from it.
+    let config = include_str!("../tuning/proxy/haproxy/haproxy.cfg");
+    let servers: Vec<&str> = config
+        .lines()
+        .map(|line| line.trim_start_matches([' ', '#']))
+        .filter(|line| line.starts_with("server "))
+        .collect();
+    assert!(servers.len() >= 6, "three nodes, by HTTP and by TCP: {servers:?}");
+    for server in servers {
+        assert!(server.contains(" tcp-ut 30s"), "{server}");
+    }
+}

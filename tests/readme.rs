@@ -206,8 +206,8 @@ fn assert_flags_of_top(arguments: &[&str]) {
 fn every_flag_in_the_text_is_one() {
     let help = Command::new(env!("CARGO_BIN_EXE_ringmesh")).args(["serve", "--help"]).output();
     let help = String::from_utf8(help.expect("the program can be run").stdout).expect("help is UTF-8");
-    // Of the load generator, of Docker, of Redis' client, and of `top` and `doctor`.
-    let others = ["--outstanding", "--burst", "--ulimit", "--latency", "--once", "--json"];
+    // Of the load generator, of Docker, of Redis' client, of `top` and `doctor`, of `tune` and of tests/hosts/run.
+    let others = ["--outstanding", "--burst", "--ulimit", "--latency", "--once", "--json", "--profile", "--proxy"];
     for span in named_in_prose() {
         for flag in span.split_whitespace().filter(|word| word.starts_with("--")) {
             let known =
@@ -222,7 +222,7 @@ fn every_file_and_every_heading_that_is_named_exists() {
     let headings: BTreeSet<String> = README
         .lines()
         .filter(|line| line.starts_with('#'))
-        .map(|line| line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-").replace('.', ""))
+        .map(|line| line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-").replace(['.', ','], ""))
         .collect();
     let mut links = 0;
     for link in README.split("](").skip(1) {

@@ -234,6 +234,7 @@ impl World {
             (&metrics.resent, counters.resent),
             (&metrics.overloaded, counters.overloaded),
             (&metrics.lost, counters.lost),
+            (&metrics.offline, counters.offline),
             (&metrics.invalid, counters.invalid),
             (&metrics.cache_hits, counters.cache_hits),
             (&metrics.cache_misses, counters.cache_misses),

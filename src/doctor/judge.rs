@@ -230,7 +230,7 @@ fn packet_queues(survey: &Survey) -> Option<Finding> {
     let (handled, dropped) = survey.packet_queues?;
     let found = format!("{dropped} of {handled} packets dropped at the cores' queues, since the host started");
     let wanted = "none, or below one in ten thousand".to_owned();
-    let remedy = "sysctl -w net.core.netdev_max_backlog=16384; on hardware, more receive queues or RPS".to_owned();
+    let remedy = "sysctl -w net.core.netdev_max_backlog=10000, as tuning/host/tune apply does; on hardware, more receive queues or RPS".to_owned();
     let severity = warn_unless(share_below(dropped, handled, DROP_SHARE_MAX));
     Some(judged("packets", severity, found, wanted, remedy))
 }

@@ -57,6 +57,7 @@ bus_metrics! {
         overloaded = "",
     }
     "ringmesh_bus_lost_total" Counter "Messages that were accepted and are known to be lost." { lost = "" }
+    "ringmesh_bus_offline_total" Counter "Messages dropped because no node has their user." { offline = "" }
     "ringmesh_bus_invalid_total" Counter "What stood on channels and was no message." { invalid = "" }
     "ringmesh_bus_cache_hits_total" Counter "Messages whose user's node was known." { cache_hits = "" }
     "ringmesh_bus_cache_misses_total" Counter "Messages whose user's node had to be asked for." { cache_misses = "" }

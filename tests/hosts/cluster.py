@@ -1,4 +1,4 @@
-"""The cluster under test: Redis, three nodes, the proxy, and six users, each on a host of its own."""
+"""The cluster under test: Redis, three nodes, the proxy, and nine users, each on a host of its own."""
 
 import asyncio
 import contextlib
@@ -7,24 +7,26 @@ import os
 import pathlib
 import time
 
-from users import Ledger, User
+from accounts import read_counts
+from users import KINDS, Ledger, User
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # The addresses of the shipped configuration.
 NODES = {"node-1": "10.0.0.11", "node-2": "10.0.0.12", "node-3": "10.0.0.13"}
-USERS = [f"user-{n}" for n in range(1, 7)]
+USERS = [f"user-{n}" for n in range(1, 3 * len(NODES) + 1)]
 READY_EVERY, READY_MAX = 0.5, 2.0  # seconds
 
 
 class Cluster:
     """All hosts, their programs, and the users."""
 
-    def __init__(self, network, binary):
+    def __init__(self, network, binary, proxy):
         self.network = network
         self.ledger = Ledger(time.monotonic)
         self.events = []  # (time, event, user)
         self.ready = {}  # node -> whether the proxy gets 200 for /ready
         self.gone = set()  # nodes that nobody waits for
+        self.counts = {}  # node -> what it has counted
         network.add_host("redis", ["10.0.0.3"])
         network.add_host("proxy", ["10.0.0.2"])
         network.add_host("client", [f"10.0.0.{100 + n}" for n in range(len(USERS) + 1)])
@@ -36,29 +38,51 @@ class Cluster:
                 node, binary, "serve", "--node-id", node, "--shards", "1", "--redis", "redis://10.0.0.3", "--listen", "8080",
                 "--listen", "8082,proxy", "--trusted-proxies", "10.0.0.2", "--drain-delay", "5s",
             )  # fmt: skip
-        network.start("proxy", "haproxy", "-db", "-f", self._proxy_config())
+        network.run("proxy", ROOT / "tuning/host/tune", "apply", "--profile", "lb", "--quiet", "--assume-host", "--state",
+                    os.path.join(network.folder, "tuning"))  # fmt: skip
+        match proxy:
+            case "haproxy":
+                network.start("proxy", "haproxy", "-db", "-f", self._haproxy_config())
+            case "nginx":
+                # One process: what is killed is all of it.
+                network.start("proxy", "nginx", "-g", "daemon off; master_process off;", "-c", self._nginx_config())
         self.users = [
-            User(name, n % 2 == 1, f"10.0.0.{101 + n}", network, self.ledger) for n, name in enumerate(USERS)
+            User(name, KINDS[n % 3], f"10.0.0.{101 + n}", network, self.ledger) for n, name in enumerate(USERS)
         ]
 
-    def _proxy_config(self):
-        shipped = (ROOT / "tuning/proxy/haproxy/haproxy.cfg").read_text()
+    def _haproxy_config(self):
         # The file of the control socket must not be that of a HAProxy of this machine; root's rights are gone by then.
-        for line in ("    stats socket /run/haproxy/admin.sock mode 660 level admin\n", "    chroot /var/lib/haproxy\n",
-                     "    user haproxy\n", "    group haproxy\n"):  # fmt: skip
-            if line not in shipped:
-                raise RuntimeError(f"the shipped configuration has no line {line!r}")
-            shipped = shipped.replace(line, "")
-        path = os.path.join(self.network.folder, "haproxy.cfg")
-        pathlib.Path(path).write_text(shipped)
-        return path
+        return self._shipped("haproxy/haproxy.cfg", {
+            "    stats socket /run/haproxy/admin.sock mode 660 level admin\n": "",
+            "    chroot /var/lib/haproxy\n": "",
+            "    user haproxy\n    group haproxy\n": "",
+        })  # fmt: skip
+
+    def _nginx_config(self):
+        self._shipped("nginx/ringmesh-http.conf", {"access_log /var/log/nginx/ringmesh.log ringmesh;": "access_log off;"})
+        self._shipped("nginx/ringmesh-stream.conf", {})
+        return self._shipped("nginx/nginx.conf", {
+            "pid /run/": f"pid {self.network.folder}/",
+            "error_log /var/log/nginx/error.log": f"error_log {self.network.folder}/nginx-error.log",
+        })  # fmt: skip
+
+    def _shipped(self, file, changes):
+        """The place of a copy of a file of tuning/proxy that this machine can run."""
+        text = (ROOT / "tuning/proxy" / file).read_text()
+        for theirs, ours in changes.items():
+            if theirs not in text:
+                raise RuntimeError(f"{file} has no {theirs!r}")
+            text = text.replace(theirs, ours)
+        path = pathlib.Path(self.network.folder, pathlib.Path(file).name)
+        path.write_text(text)
+        return str(path)
 
     async def settle(self):
-        """Two users on each node: one who reconnects, one who waits."""
+        """Three users on each node, one of each kind."""
         await self._until(lambda: all(self.ready.get(node) for node in NODES), 30, "the nodes to be ready")
         tasks = []
         # leastconn fills the nodes in turn, so one kind of user goes after the other.
-        for user in [*self.users[0::2], *self.users[1::2]]:
+        for user in [*self.users[0::3], *self.users[1::3], *self.users[2::3]]:
             tasks.append(asyncio.create_task(user.live()))
             await self._until(lambda: user.writer is not None, 20, f"{user.name} to be connected")
         return tasks
@@ -87,13 +111,16 @@ class Cluster:
         return found
 
     async def keep_metrics(self):
-        """Writes what each node counts, and what the directory holds, beside the logs."""
+        """Writes what each node counts, and what the directory holds, beside the logs. Of a node that is gone, what it said
+        last is kept."""
         for node in NODES:
             if node not in self.gone:
                 reader, writer = await self._connect(node, "127.0.0.1", 8081)
                 writer.write(b"GET /metrics HTTP/1.1\r\nHost: ringmesh\r\n\r\n")
-                pathlib.Path(self.network.folder, f"{node}.metrics.log").write_bytes(await reader.read())
+                text = await reader.read()
                 writer.close()
+                pathlib.Path(self.network.folder, f"{node}.metrics.log").write_bytes(text)
+                self.counts[node] = read_counts(text.decode())
         pathlib.Path(self.network.folder, "directory.log").write_text(json.dumps(await self.holders(), indent=1))
 
     async def listen_to_events(self):

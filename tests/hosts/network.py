@@ -56,6 +56,10 @@ class Network:
                 return done.stderr.strip().splitlines()[0]
         return None
 
+    def run(self, host, *command):
+        """Runs a program on the host to its end, which must be a good one."""
+        return _run("ip", "netns", "exec", _name(host), *map(str, command))
+
     def start(self, host, *command):
         """Runs a program on the host, its output in `<host>.log` of the folder."""
         with open(os.path.join(self.folder, f"{host}.log"), "ab") as log:

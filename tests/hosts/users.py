@@ -1,8 +1,8 @@
 """Users who talk to each other through the proxy, and the ledger of what they sent and got.
 
-Each user sends one message to each other one every `SEND_EVERY`, and asks for a pong every second. Two kinds of clients:
-one *reconnects* when it has had no byte for `SILENCE_MAX`, as a client should; the other *waits* until its connection
-ends. Both come back with backoff and jitter.
+Three kinds of clients. One *reconnects* when it has had no byte for `SILENCE_MAX`, as a client should; another *waits* until
+its connection ends. Both send one message to each other user every `SEND_EVERY`, and ask for a pong every second. The third
+*listens*: it waits too, and sends nothing. All come back with backoff and jitter.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ SILENCE_MAX = 5.0  # seconds
 LATE = 1.0  # seconds; what takes longer is a trouble
 BACKOFF_FIRST, BACKOFF_MAX = 0.5, 4.0  # seconds
 CONNECT_MAX = 5.0  # seconds
+KINDS = ("reconnects", "waits", "listens")
 
 
 class Ledger:
@@ -62,8 +63,8 @@ class Ledger:
 class User:
     """One user with one connection at a time, from its own address."""
 
-    def __init__(self, name, waits, address, network, ledger):
-        self.name, self.waits, self.address = name, waits, address
+    def __init__(self, name, kind, address, network, ledger):
+        self.name, self.kind, self.address = name, kind, address
         self.network, self.ledger = network, ledger
         self.writer = None
         self.numbers = {}
@@ -140,7 +141,7 @@ class User:
 
     async def _read(self, reader, writer):
         while True:
-            async with asyncio.timeout(None if self.waits else SILENCE_MAX):
+            async with asyncio.timeout(SILENCE_MAX if self.kind == "reconnects" else None):
                 opcode, payload = await self._frame(reader)
             if opcode == 8:
                 return f"closed with {struct.unpack('!H', payload[:2])[0] if payload else 1005}"
@@ -181,6 +182,8 @@ async def talk(users):
     turns = 0
     while True:
         for user in users:
+            if user.kind == "listens":
+                continue
             for other in users:
                 if other is not user:
                     user.send(other.name)
