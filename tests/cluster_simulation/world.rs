@@ -397,7 +397,7 @@ impl World {
             self.processes[at].is_subscribed = false;
         } else {
             // Its host is gone: the server of Redis does not know yet.
-            let delay = self.rng.below(10 * S);
+            let delay = self.rng.below(40 * S);
             self.at(self.now + delay, What::Unsubscribe(at));
         }
         let now = self.now;
