@@ -5,8 +5,8 @@ use bytes::Bytes;
 use crate::hub::bus::{FromBus, Via};
 use crate::ids::ShardId;
 
+use super::deliver::{VIA_FORWARDED, VIA_ONLY, VIA_SENDER_HOLDS, VIA_SHARED};
 use super::link::Accept;
-use super::routes::{VIA_FORWARDED, VIA_ONLY, VIA_SENDER_HOLDS, VIA_SHARED};
 use super::state::{Asked, Bus, Effects, Parcel};
 use super::wire::{self, FORWARDED, Item, Kind, ONLY, SENDER_HOLDS, STALE};
 

@@ -5,7 +5,8 @@
 //! - [`wire`]: envelopes from node to node as bytes; [`link`]: nothing lost on the way, nothing twice
 //! - [`status`]: how it stands with the bus, for the shards
 //! - [`contract`]: the JSON that services and foreign nodes speak
-//! - [`state`]: the bus itself; its parts are `held`, `streams`, `routes`, `peers`, `inbound` and `members`
+//! - [`state`]: the bus itself; its parts are `held`, `routes`, `deliver`, `streams`, `peers`, `inbound` and
+//!   `members`
 //! - [`keys`]: the names of keys and channels
 //!
 //! The rim:
@@ -22,6 +23,7 @@ pub mod status;
 pub mod thread;
 pub mod wire;
 
+mod deliver;
 mod held;
 mod inbound;
 mod members;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::hub::bus::{FromBus, Stamp, Via};
+use crate::hub::bus::Stamp;
 use crate::hub::envelope::UserKey;
 use crate::ids::ConnRef;
 use crate::time::Micros;
@@ -17,7 +17,7 @@ use crate::time::Micros;
 use super::call::{Call, Holder, Incarnation, Location, NodeId, Reply};
 use super::contract;
 use super::state::{Asked, Bus, Effects, Later, ORIGIN_SELF, Parcel, Purpose, RETRY_AFTER};
-use super::streams::{GAP_WITHIN, Sent, Verdict};
+use super::streams::Sent;
 use super::table::UserTable;
 use super::wire::{Draft, FORWARDED, Item, Kind, ONLY, SENDER_HOLDS, STALE};
 
@@ -33,26 +33,10 @@ const ATTEMPTS_UNTIL_TOLD: u32 = 50;
 /// How long copies to a holder that can't be reached hold up what is newer.
 const DRAIN_WITHIN: Duration = Duration::from_secs(3);
 const _: () = assert!(ATTEMPTS_UNTIL_TOLD < ATTEMPTS_MAX);
-/// How long after one of two ways has failed the other one may.
-const HALF_FAILED_FOR: Duration = Duration::from_secs(60);
 /// Routes that are kept; beyond that the ones met first on a walk make room.
 const ROUTES_MAX: usize = 1_000_000;
 /// Bytes that a parcel counts for beside its frame.
 const PARCEL_BYTES: usize = 64;
-
-/// [`Via::link`] of a message that came from no link: from this node's own routes.
-const VIA_SELF: u32 = u32::MAX;
-/// Marks in [`Via::link`], beside the peer's place: the message is a copy that another holder passed on…
-pub(super) const VIA_FORWARDED: u32 = 1 << 31;
-/// …or copies of it were passed on to other holders…
-pub(super) const VIA_SHARED: u32 = 1 << 30;
-/// …or the node it came from holds the user too, and has delivered it.
-pub(super) const VIA_SENDER_HOLDS: u32 = 1 << 29;
-/// …or it is a copy, and the only one.
-pub(super) const VIA_ONLY: u32 = 1 << 28;
-/// …or it goes on to the user's primary.
-const VIA_LEADS_ON: u32 = 1 << 27;
-const VIA_MARKS: u32 = VIA_FORWARDED | VIA_SHARED | VIA_SENDER_HOLDS | VIA_ONLY | VIA_LEADS_ON;
 
 /// The way to a user.
 #[derive(Debug)]
@@ -199,92 +183,6 @@ impl Bus {
             }
         }
         self.route(user, parcel, fx);
-    }
-
-    /// To the connections of this node, and to the other holders.
-    fn deliver_and_forward(&mut self, user: UserKey, parcel: Parcel, fx: &mut dyn Effects) {
-        let copies = self.forward(&user, &parcel);
-        let shared = if copies > 0 { VIA_SHARED } else { 0 };
-        let via = self.via_self(shared, &parcel);
-        self.deliver(user, parcel, via, fx);
-    }
-
-    fn via_self(&mut self, marks: u32, parcel: &Parcel) -> Via {
-        let sender_holds = if parcel.flags & SENDER_HOLDS != 0 { VIA_SENDER_HOLDS } else { 0 };
-        Via { link: VIA_SELF & !VIA_MARKS | marks | sender_holds, seq: self.next_number(), stamp: parcel.stamp }
-    }
-
-    /// To the connections of this node, when its turn has come, and once. Not what one of this node's own clients said
-    /// when the user was here: they have it.
-    pub(super) fn deliver(&mut self, user: UserKey, parcel: Parcel, via: Via, fx: &mut dyn Effects) {
-        let Parcel { frame, flags, stamp } = parcel;
-        if stamp.origin == ORIGIN_SELF {
-            if flags & SENDER_HOLDS == 0 {
-                self.hand_over(&user, frame, via, fx);
-            }
-            return;
-        }
-        let Some(held) = self.held.get_mut(&user) else { return };
-        let mut freed = Vec::new();
-        let verdict = held.streams.judge(stamp, &mut freed);
-        self.hand_over_kept(&user, freed, fx);
-        match verdict {
-            Verdict::Deliver => {
-                self.hand_over(&user, frame, via, fx);
-                self.deliver_ready(&user, stamp.origin, fx);
-            }
-            Verdict::Duplicate => self.counters.duplicates += 1,
-            Verdict::Early if self.waiting_bytes < self.config.link_bytes_max => {
-                self.waiting_bytes += weight(&frame);
-                let Some(held) = self.held.get_mut(&user) else { return };
-                let waits_already = !held.streams.is_settled();
-                held.streams.keep(self.now, stamp, (frame, via));
-                if !waits_already {
-                    self.later(GAP_WITHIN, Later::Gap(user));
-                }
-            }
-            Verdict::Early => {
-                let Some(held) = self.held.get_mut(&user) else { return };
-                let before = held.streams.skip_to(stamp);
-                self.counters.gaps += 1;
-                self.hand_over_kept(&user, before, fx);
-                self.hand_over(&user, frame, via, fx);
-                self.deliver_ready(&user, stamp.origin, fx);
-            }
-        }
-    }
-
-    fn deliver_ready(&mut self, user: &UserKey, origin: u32, fx: &mut dyn Effects) {
-        while let Some(held) = self.held.get_mut(user)
-            && let Some(ready) = held.streams.take_ready(self.now, origin)
-        {
-            self.hand_over_kept(user, vec![ready], fx);
-        }
-    }
-
-    fn hand_over_kept(&mut self, user: &UserKey, kept: Vec<(Bytes, Via)>, fx: &mut dyn Effects) {
-        for (frame, via) in kept {
-            self.waiting_bytes -= weight(&frame);
-            self.hand_over(user, frame, via, fx);
-        }
-    }
-
-    fn hand_over(&mut self, user: &UserKey, frame: Bytes, via: Via, fx: &mut dyn Effects) {
-        let early = !self.held.get(user).is_some_and(|held| held.is_open());
-        let home = self.home(user);
-        fx.push(home, FromBus::Unicast { target: user.clone(), frame, via, early });
-    }
-
-    /// Messages have waited for earlier ones long enough.
-    pub(super) fn give_up_gaps(&mut self, user: &UserKey, fx: &mut dyn Effects) {
-        let Some(held) = self.held.get_mut(user) else { return };
-        for origin in held.streams.give_up(self.now) {
-            self.counters.gaps += 1;
-            self.deliver_ready(user, origin, fx);
-        }
-        if let Some(until) = self.held.get(user).and_then(|held| held.streams.waits_until()) {
-            self.later(until.since(self.now), Later::Gap(user.clone()));
-        }
     }
 
     /// Takes a message on its user's route.
@@ -480,19 +378,6 @@ impl Bus {
         self.open_if_ready(user, fx);
     }
 
-    /// Delivers to this node's connections what they have not got yet; what is left to do is for the other holders.
-    fn deliver_first(&mut self, user: &UserKey, queue: Vec<Parcel>, fx: &mut dyn Effects) -> Vec<Parcel> {
-        let mut rest = queue;
-        for parcel in &mut rest {
-            let via = self.via_self(VIA_LEADS_ON, parcel);
-            self.deliver(user.clone(), parcel.clone(), via, fx);
-            if parcel.stamp.origin == ORIGIN_SELF {
-                parcel.flags |= SENDER_HOLDS;
-            }
-        }
-        rest
-    }
-
     /// A foreign node has said that a user came or left: where the user is now is to be asked.
     pub(super) fn forget_foreign(&mut self, user: &UserKey) {
         if self.routes.get(user).is_some_and(|route| matches!(route.state, RouteState::Foreign { .. })) {
@@ -665,68 +550,6 @@ impl Bus {
         }
         route.state = RouteState::Locating(all);
         self.locate(user.clone(), fx);
-    }
-
-    /// A message that was handed to the user's home found the user gone.
-    pub(super) fn returned(&mut self, user: UserKey, frame: Bytes, via: Via, fx: &mut dyn Effects) {
-        if via.link & VIA_LEADS_ON != 0 {
-            return;
-        }
-        let is_shared = via.link & VIA_SHARED != 0;
-        let is_ours = via.link | VIA_MARKS == VIA_SELF;
-        let sender_holds = if via.link & VIA_SENDER_HOLDS != 0 { SENDER_HOLDS } else { 0 };
-        let parcel = Parcel { frame, flags: sender_holds, stamp: via.stamp };
-        if is_shared {
-            return self.one_way_failed(user, parcel, fx);
-        }
-        if is_ours {
-            self.counters.rerouted += 1;
-            return self.route(user, parcel, fx);
-        }
-        let at = via.link & !VIA_MARKS;
-        if via.link & VIA_FORWARDED != 0 {
-            let flags = sender_holds | if via.link & VIA_ONLY != 0 { FORWARDED | ONLY } else { FORWARDED };
-            self.bounce(at, &user, via.seq, flags, &parcel);
-        } else {
-            self.bounce(at, &user, via.seq, sender_holds, &parcel);
-        }
-    }
-
-    /// A message went to this node's connections and, as the only copy, to another holder, and one of the two has found
-    /// nobody. When both have, it follows the user.
-    pub(super) fn one_way_failed(&mut self, user: UserKey, parcel: Parcel, fx: &mut dyn Effects) {
-        if parcel.flags & SENDER_HOLDS != 0 {
-            // The connections of the node on which it was said have it.
-            return;
-        }
-        let (now, stamp) = (self.now, parcel.stamp);
-        while let Some((since, _)) = self.half_failed_since.front()
-            && now.since(*since) > HALF_FAILED_FOR
-        {
-            let oldest = self.half_failed_since.pop_front();
-            oldest.map(|(_, message)| self.half_failed.remove(&message));
-        }
-        let message = (user.name.clone(), stamp);
-        if self.half_failed.remove(&message) {
-            self.counters.rerouted += 1;
-            self.route(user, parcel, fx);
-        } else {
-            self.half_failed.insert(message.clone());
-            self.half_failed_since.push_back((now, message));
-        }
-    }
-
-    /// Sends a peer's message back to it.
-    pub(super) fn bounce(&mut self, at: u32, user: &UserKey, seq: u64, flags: u8, parcel: &Parcel) {
-        self.push_message(at, Kind::Bounce, flags, user, seq, parcel);
-        // Until its fence comes, whatever else it has sent goes the same way, though the user should come back.
-        let has_fenced = self
-            .answers
-            .values()
-            .any(|answer| answer.peer == at && answer.kind == Kind::Fenced && answer.user == user.name);
-        if flags & FORWARDED == 0 && !has_fenced {
-            self.bouncing.insert((at, user.name.clone()));
-        }
     }
 }
 

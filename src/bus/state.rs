@@ -2,8 +2,8 @@
 //! its doors; what follows leaves through [`Effects`].
 //!
 //! The state is one struct; what happens to it stands in a module for each subject: `held` (users of this node in the
-//! directory), `routes` (users of other nodes), `peers` (other nodes and the links to them), `inbound` (what they
-//! send), `members` (our lease and the dead).
+//! directory), `routes` (users of other nodes), `deliver` (to this node's connections, in the order that `streams`
+//! keep), `peers` (other nodes and the links to them), `inbound` (what they send), `members` (our lease and the dead).
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};

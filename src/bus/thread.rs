@@ -239,6 +239,8 @@ impl World {
             (&metrics.cache_hits, counters.cache_hits),
             (&metrics.cache_misses, counters.cache_misses),
             (&metrics.rerouted, counters.rerouted),
+            (&metrics.duplicates, counters.duplicates),
+            (&metrics.gaps, counters.gaps),
             (&metrics.reaped, counters.reaped),
         ] {
             cell.set(value);

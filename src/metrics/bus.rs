@@ -62,6 +62,12 @@ bus_metrics! {
     "ringmesh_bus_cache_hits_total" Counter "Messages whose user's node was known." { cache_hits = "" }
     "ringmesh_bus_cache_misses_total" Counter "Messages whose user's node had to be asked for." { cache_misses = "" }
     "ringmesh_bus_rerouted_total" Counter "Messages that followed a user to another node." { rerouted = "" }
+    "ringmesh_bus_duplicates_total" Counter "Messages that came a second time by another way, and were dropped." {
+        duplicates = "",
+    }
+    "ringmesh_bus_gaps_total" Counter "Times messages of another node were delivered though earlier ones had not come." {
+        gaps = "",
+    }
     "ringmesh_bus_lease_remaining_seconds" Gauge "Until this node's lease lapses unless it is renewed." {
         lease_remaining = "",
     }
