@@ -22,6 +22,7 @@ pub fn check(world: &World) -> Checked {
     let musts = check_arrival(world);
     check_directory(world);
     check_events(world);
+    check_gaps(world);
     check_memory(world);
     Checked { deliveries, musts }
 }
@@ -184,6 +185,15 @@ fn check_events(world: &World) {
         let is_open = world.clients.iter().any(|client| client.is_open() && name(client.user) == user);
         assert_eq!(is_online, is_open, "the last event of {user}, and the truth");
     }
+}
+
+/// Where nothing goes wrong and Redis answers at once, nothing waits in vain for what comes before it.
+fn check_gaps(world: &World) {
+    let gaps: u64 = world.processes.iter().map(|process| process.bus.counters().gaps).sum();
+    let is_calm = world.disturbances.is_empty()
+        && world.faults.loses_one_in + world.faults.latency == 0
+        && !world.faults.slow_shards;
+    assert!(gaps == 0 || !is_calm, "{gaps} times messages waited in vain for earlier ones");
 }
 
 fn check_memory(world: &World) {
