@@ -5,10 +5,10 @@ BENCH := target/release/ringmesh-bench
 SERVER := target/release/ringmesh
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-tools check fmt lint bench bench-build bench-full bench-100k bench-peers bench-tuning hosts tune-plan tune doc clean
+.PHONY: help run build test test-tools check fmt lint bench bench-build bench-full bench-100k bench-peers bench-tuning bench-cluster hosts tune-plan tune doc clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: ## Start a node on port 8080 (ARGS="--shards 2" adds settings)
 	$(CARGO) run --release -- serve $(ARGS)
@@ -54,6 +54,9 @@ bench-peers: bench-build ## Measure other servers beside the node, interleaved (
 
 bench-tuning: bench-build ## As root: which settings of tuning/host matter on this machine, about half an hour (ARGS= adds options)
 	bench/tuning.py --server $(SERVER) --bench $(BENCH) $(ARGS)
+
+bench-cluster: bench-build ## Measure two nodes with a Redis between them beside one, about four minutes
+	$(BENCH) suite cluster --server-cmd $(SERVER)
 
 hosts: build ## As root: cut cables and lose a host among network namespaces, and say what users saw, about six minutes
 	tests/hosts/run --binary $(SERVER) $(ARGS)

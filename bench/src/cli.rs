@@ -43,6 +43,8 @@ pub enum Command {
     Search(SearchArgs),
     /// Many scenarios, each against a fresh server, with a table of verdicts at the end.
     Suite(SuiteArgs),
+    /// What the bus between nodes costs Redis, each thing by itself: an envelope, a registration, an idle node.
+    Costs(CostsArgs),
     /// Our node, the control and other servers by the same hand, interleaved.
     Peers(PeersArgs),
     /// Waits for a coordinator, and takes part in its runs.
@@ -104,6 +106,22 @@ pub enum SuiteName {
     /// 100,000 connections, about five minutes.
     #[value(name = "100k")]
     HundredK,
+    /// Two nodes with a Redis between them, beside one, about six minutes.
+    Cluster,
+}
+
+/// What is asked of Redis.
+#[derive(Clone, Debug, Args)]
+pub struct CostsArgs {
+    /// Our node's command, as for `suite cluster`.
+    #[arg(long, default_value = "target/release/ringmesh")]
+    pub server_cmd: String,
+    /// Users in the directory.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..1 << 24))]
+    pub users: u32,
+    /// Only what is asked of Redis directly, nothing with real nodes.
+    #[arg(long)]
+    pub without_nodes: bool,
 }
 
 /// Which servers are measured beside each other.
@@ -314,6 +332,9 @@ pub struct Load {
     /// The server's processes, whose CPU and memory are measured.
     #[arg(long, value_delimiter = ',')]
     pub server_pid: Vec<u32>,
+    /// Redis' processes: their CPU counts with the server's, and is shown apart; of their memory nothing counts.
+    #[arg(long, value_delimiter = ',')]
+    pub redis_pid: Vec<u32>,
     /// User ids are this and a number.
     #[arg(long, default_value = "bench-")]
     pub user_prefix: String,

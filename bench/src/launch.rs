@@ -249,6 +249,7 @@ fn carry_out<D: Driver, F: Fn(Part) -> D>(
         drain: load.drain,
         user_prefix: load.user_prefix.clone(),
         server_pids: load.server_pid.clone(),
+        redis_pids: load.redis_pid.clone(),
         window,
         live: !load.quiet,
         users_from: load.users_from,

@@ -5,14 +5,16 @@
 //! [`verdict`], [`table`], [`chart`], [`html`], [`compare`]. The rim: [`sys`] (the only unsafe code), [`net`] (one worker's sockets), [`run`] (the workers
 //! and their phases), [`proc`] and [`machine`] (what /proc says), [`results`] (files), [`control`] (a server to compare
 //! with), [`shards`] (what its metrics tell). [`scenario`] says what the connections do, [`launch`] makes a report of a command line;
-//! [`search`], [`suite`], [`peers`] (with [`server`] and [`nats`]) and [`agent`] make many.
+//! [`search`], [`suite`], [`cluster`] and [`costs`] (with [`redis`]), [`peers`] (with [`server`] and [`nats`]) and [`agent`] make many.
 #![warn(missing_docs)]
 
 mod agent;
 mod chart;
 mod cli;
+mod cluster;
 mod compare;
 mod control;
+mod costs;
 mod frame;
 mod handshake;
 mod html;
@@ -23,6 +25,7 @@ mod net;
 mod pace;
 mod peers;
 mod proc;
+mod redis;
 mod report;
 mod results;
 mod run;
@@ -91,7 +94,10 @@ impl Failure {
                     EXIT_USAGE
                 }
             },
-            Self::Suite(SuiteError::Server(_)) | Self::Agent(AgentError::Network(..)) => EXIT_UNREACHABLE,
+            Self::Suite(
+                SuiteError::Server(_) | SuiteError::Redis(_) | SuiteError::NotReady(_) | SuiteError::Metrics(..),
+            )
+            | Self::Agent(AgentError::Network(..)) => EXIT_UNREACHABLE,
             Self::Agent(AgentError::Part(..) | AgentError::Format(..)) => EXIT_INVALID,
             Self::Suite(SuiteError::Nats(_))
             | Self::Control(_)
@@ -151,9 +157,14 @@ fn execute(command: Command) -> Result<Outcome, Failure> {
                 SuiteName::Quick => "quick",
                 SuiteName::Full => "full",
                 SuiteName::HundredK => "100k",
+                SuiteName::Cluster => "cluster",
             };
             keep(&results, &args.results, name, &[])?;
             Ok(worst(&results))
+        }
+        Command::Costs(args) => {
+            costs::run(&args)?;
+            Ok(Outcome::Pass)
         }
         Command::Peers(args) => {
             let results = peers::run(&args)?;

@@ -122,6 +122,7 @@ impl Client {
             connecting_seconds: self.connecting_ns as f64 / 1e9,
             window_seconds: self.echoes.duration.as_secs_f64(),
             server: Some(Usage::between(before.0, after.0)),
+            redis: None,
             workers: vec![Usage::between(before.1, after.1)],
             memory_before: self.memory_before,
             memory_connected,

@@ -62,8 +62,14 @@ pub struct Report {
     pub errors: BTreeMap<String, u64>,
     /// All errors, lost, duplicated and reordered messages together: 0 in a good run.
     pub errors_total: u64,
-    /// The server's CPU, when its process was named.
+    /// The server's CPU, when its process was named; with that of Redis, where there is one.
     pub server: Option<Server>,
+    /// What of it Redis used.
+    #[serde(default)]
+    pub redis: Option<Server>,
+    /// What the nodes' buses did, where a suite asked them.
+    #[serde(default)]
+    pub bus: Option<BusUse>,
     /// The generator's CPU.
     pub generator: Generator,
     /// Server and kernel memory.
@@ -127,6 +133,19 @@ pub struct Server {
     pub messages_per_cpu_second: f64,
     /// CPU for each message.
     pub cpu_us_per_message: f64,
+}
+
+/// What nodes' metrics say of their buses, from the start of the nodes to the end of the run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BusUse {
+    /// Envelopes with messages that were published from node to node.
+    pub envelopes: f64,
+    /// Messages in them.
+    pub messages: f64,
+    /// Messages that were sent again.
+    pub resent: f64,
+    /// Messages that the bus refused, its senders told.
+    pub overloaded: f64,
 }
 
 /// The generator's CPU within the window.
@@ -225,7 +244,9 @@ impl Report {
             pairing: tally.pairing.take(),
             errors: std::mem::take(&mut tally.errors),
             errors_total: connection_errors + message_errors,
-            server: outcome.server.map(|usage| Server::new(usage, per_second(messages))),
+            server: together(outcome.server, outcome.redis).map(|usage| Server::new(usage, per_second(messages))),
+            redis: outcome.redis.map(|usage| Server::new(usage, per_second(messages))),
+            bus: None,
             generator: Generator::new(&outcome.workers),
             memory: Memory::new(&outcome),
             listen_drops: outcome.listen_drops,
@@ -239,6 +260,14 @@ impl Report {
     pub fn server_cpu_us_per_connection_second(&self) -> Option<f64> {
         let server = self.server.as_ref()?;
         Some(server.cpu_percent / 100.0 * 1e6 / self.connections_opened.max(1) as f64)
+    }
+}
+
+/// The server's use and that of its Redis.
+fn together(server: Option<Usage>, redis: Option<Usage>) -> Option<Usage> {
+    match (server, redis) {
+        (Some(server), Some(redis)) => Some(server.and(redis)),
+        (server, redis) => server.or(redis),
     }
 }
 
@@ -300,6 +329,7 @@ pub fn fixture() -> Report {
         connecting_seconds: 1.0,
         window_seconds: 1.0,
         server: None,
+        redis: None,
         workers: Vec::new(),
         memory_before: MemorySample::default(),
         memory_connected: MemorySample::default(),

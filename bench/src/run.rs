@@ -61,6 +61,8 @@ pub struct Plan {
     pub user_prefix: String,
     /// The server's processes, for CPU and memory.
     pub server_pids: Vec<u32>,
+    /// Those of the Redis between servers, for CPU.
+    pub redis_pids: Vec<u32>,
     /// What is measured.
     pub window: Window,
     /// Show a line while the run goes on.
@@ -82,6 +84,9 @@ pub struct Outcome {
     pub window_seconds: f64,
     /// The server's use of CPU in the window; `None` without its process ids.
     pub server: Option<Usage>,
+    /// The same of the Redis between servers.
+    #[serde(default)]
+    pub redis: Option<Usage>,
     /// Each generator thread's use of CPU in the window.
     pub workers: Vec<Usage>,
     /// Memory before the first connection.
@@ -112,6 +117,7 @@ impl Outcome {
         self.connecting_seconds = self.connecting_seconds.max(other.connecting_seconds);
         self.window_seconds = self.window_seconds.max(other.window_seconds);
         self.server = self.server.or(other.server);
+        self.redis = self.redis.or(other.redis);
         self.workers.extend(other.workers);
         self.listen_drops += other.listen_drops;
     }
@@ -121,6 +127,15 @@ impl Usage {
     /// Share of one CPU, with the time that it was ready and had none.
     pub fn load_percent(&self) -> f64 {
         (self.cpu_seconds + self.wait_seconds) / self.seconds.max(1e-9) * 100.0
+    }
+
+    /// What two sets of processes used together, in one window.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            seconds: self.seconds.max(other.seconds),
+            cpu_seconds: self.cpu_seconds + other.cpu_seconds,
+            wait_seconds: self.wait_seconds + other.wait_seconds,
+        }
     }
 
     /// What was used from one sample to a later one.
@@ -332,6 +347,13 @@ pub fn run<D: Driver>(
     })
 }
 
+/// What all sides had used at one moment.
+struct Sample {
+    server: ProcessSample,
+    redis: ProcessSample,
+    workers: Vec<ProcessSample>,
+}
+
 /// The coordinator's side: leads the workers from phase to phase, and samples between them.
 struct Watch<'a> {
     plan: &'a Plan,
@@ -392,14 +414,16 @@ impl Watch<'_> {
         }
         self.intervals.try_iter().for_each(|interval| timeline.add(interval));
         let seconds = |range: Range<u64>| (range.end - range.start) as f64 / 1e9;
-        let workers = before.1.into_iter().zip(after.1).map(|(before, after)| Usage::between(before, after)).collect();
+        let workers = before.workers.into_iter().zip(after.workers);
+        let used = |pids: &[u32], before, after| (!pids.is_empty()).then(|| Usage::between(before, after));
         Outcome {
             tally: Tally::default(),
             timeline: timeline.finish(),
             connecting_seconds: seconds(started_ns..settled_ns),
             window_seconds: seconds(window_ns),
-            server: (!pids.is_empty()).then(|| Usage::between(before.0, after.0)),
-            workers,
+            server: used(pids, before.server, after.server),
+            redis: used(&plan.redis_pids, before.redis, after.redis),
+            workers: workers.map(|(before, after)| Usage::between(before, after)).collect(),
             memory_before,
             memory_connected,
             memory_end,
@@ -407,10 +431,14 @@ impl Watch<'_> {
         }
     }
 
-    fn sample(&self) -> (ProcessSample, Vec<ProcessSample>) {
+    fn sample(&self) -> Sample {
         let workers = self.shared.workers.iter();
         let own = workers.map(|worker| proc::sample_own_thread(worker.thread.load(Ordering::Relaxed)));
-        (proc::sample_processes(&self.plan.server_pids), own.collect())
+        Sample {
+            server: proc::sample_processes(&self.plan.server_pids),
+            redis: proc::sample_processes(&self.plan.redis_pids),
+            workers: own.collect(),
+        }
     }
 
     /// Adds a point a second until `until_ns`, or until `over` says so. Seconds of the window count from `window_ns`.

@@ -114,7 +114,10 @@ impl Drop for Server {
 }
 
 /// A port of loopback that nobody listens on at the moment.
-fn free_address() -> io::Result<SocketAddr> {
+///
+/// # Errors
+/// When there is none left.
+pub fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind("127.0.0.1:0")?.local_addr()
 }
 

@@ -1,15 +1,18 @@
 //! Suites: lists of scenarios, each against a fresh server, and what they say together.
 
+use std::net::SocketAddr;
+
 use clap::Parser as _;
 
 use crate::cli::{Cli, Command, CpuList, Scenario, SuiteArgs, SuiteName};
 use crate::launch::{self, LaunchError};
 use crate::nats::{self, Echoes};
+use crate::redis::RedisError;
 use crate::report::{Asked, Report};
 use crate::results::Results;
 use crate::server::{Server, ServerError};
 use crate::sys;
-use crate::{machine, table};
+use crate::{cluster, machine, table};
 
 /// Why a suite ended early.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +26,15 @@ pub enum SuiteError {
     /// A connection to NATS.
     #[error("nats: {0}")]
     Nats(std::io::Error),
+    /// The Redis between nodes.
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+    /// A node that says it is not ready, or does not know the others.
+    #[error("the node at {0} is not ready, or does not know the others, for too long")]
+    NotReady(SocketAddr),
+    /// A node whose metrics can't be read.
+    #[error("the metrics at {0}: {1}")]
+    Metrics(SocketAddr, std::io::Error),
     /// This process cannot say where it may run, or what it is.
     #[error("cannot look at this process: {0}")]
     Own(#[from] std::io::Error),
@@ -125,6 +137,7 @@ pub fn run(args: &SuiteArgs) -> Result<Results, SuiteError> {
         SuiteName::Quick => QUICK,
         SuiteName::Full => FULL,
         SuiteName::HundredK => HUNDRED_K,
+        SuiteName::Cluster => return cluster::run(args),
     };
     let mut results = Results { machine: machine::describe(), runs: Vec::new() };
     let own = std::env::current_exe()?;
@@ -207,7 +220,7 @@ fn split(cores: Cores) -> std::io::Result<(Vec<usize>, Vec<usize>)> {
 }
 
 /// The scenario that these words ask for. They are constants, which a test reads.
-fn scenario(arguments: &str) -> Scenario {
+pub fn scenario(arguments: &str) -> Scenario {
     let words = std::iter::once("ringmesh-bench").chain(arguments.split_ascii_whitespace());
     match Cli::try_parse_from(words) {
         Ok(Cli { command: Command::Scenario(scenario) }) => *scenario,

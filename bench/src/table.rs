@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::report::Report;
+use crate::report::{Report, Server};
 use crate::scenario::Pairs;
 
 /// The table, with a line end behind every line.
@@ -90,6 +90,31 @@ fn write_table(report: &Report, out: &mut String) -> std::fmt::Result {
     writeln!(out, "verdict       {}", report.verdict)
 }
 
+/// Which part of the server's CPU was Redis', and what travelled through it.
+fn write_redis(report: &Report, server: &Server, out: &mut String) -> std::fmt::Result {
+    let Some(redis) = &report.redis else { return Ok(()) };
+    writeln!(
+        out,
+        "of it         nodes {:.1} % CPU, {:.3} us a message; Redis {:.1} % CPU, {:.3} us a message",
+        server.cpu_percent - redis.cpu_percent,
+        server.cpu_us_per_message - redis.cpu_us_per_message,
+        redis.cpu_percent,
+        redis.cpu_us_per_message
+    )?;
+    match &report.bus {
+        Some(bus) => writeln!(
+            out,
+            "bus           {:.0} messages in {:.0} envelopes, {:.1} in each; {:.0} sent again, {:.0} refused",
+            bus.messages,
+            bus.envelopes,
+            bus.messages / bus.envelopes.max(1.0),
+            bus.resent,
+            bus.overloaded
+        ),
+        None => Ok(()),
+    }
+}
+
 fn write_machines(report: &Report, out: &mut String) -> std::fmt::Result {
     if let Some(server) = &report.server {
         write!(
@@ -106,6 +131,7 @@ fn write_machines(report: &Report, out: &mut String) -> std::fmt::Result {
         }
         let idle_us = report.server_cpu_us_per_connection_second().unwrap_or_default();
         writeln!(out, "; {idle_us:.2} us a connection and second")?;
+        write_redis(report, server, out)?;
         let memory = &report.memory;
         let mib = |bytes: u64| bytes as f64 / (1 << 20) as f64;
         writeln!(
