@@ -1,6 +1,7 @@
 //! What other nodes of our kind send.
 
 use bytes::Bytes;
+use compact_str::CompactString;
 
 use crate::hub::bus::{FromBus, Via};
 use crate::ids::ShardId;
@@ -142,6 +143,11 @@ impl Bus {
         }
     }
 
+    /// Whether what a peer sends for a user goes back. Mostly nobody's does, and nothing is hashed for that.
+    fn bounces(&self, at: u32, user: &CompactString) -> bool {
+        !self.bouncing.is_empty() && self.bouncing.contains(&(at, user.clone()))
+    }
+
     fn unicast_in(&mut self, at: u32, seq: u64, item: Item, fx: &mut dyn Effects) {
         let stamp = self.stamp_of(at, &item);
         let Item { flags, user, number: version, frame, .. } = item;
@@ -150,7 +156,7 @@ impl Bus {
         self.counters.unicasts_in += 1;
         let is_forwarded = flags & FORWARDED != 0;
         let is_here = self.held.get(&user).is_some_and(|held| held.is_here());
-        if !is_here || (!is_forwarded && self.bouncing.contains(&(at, user.name.clone()))) {
+        if !is_here || (!is_forwarded && self.bounces(at, &user.name)) {
             return self.bounce(at, &user, seq, flags, &parcel);
         }
         let mut link = at;

@@ -1,9 +1,9 @@
 //! A link to another of our nodes: pub/sub loses silently, so what goes over a link is numbered, acknowledged, kept
 //! until then, and sent again.
 //!
-//! Items are gathered into segments, each published as one envelope. While a publish is on its way to Redis, further
-//! items gather, for up to a millisecond: a link that is idle sends at once, and the busier it is, the larger its
-//! segments. A receiver takes segments in order and throws away what it has had already, and what comes after a gap.
+//! Items are gathered into segments, each published as one envelope. A link that is idle sends at once. While a publish
+//! is on its way to Redis, further items gather, for up to a millisecond; on a busy link they gather for the millisecond
+//! also when Redis has answered, since an envelope costs as much as dozens of items. A receiver takes segments in order and throws away what it has had already, and what comes after a gap.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -15,8 +15,11 @@ use crate::time::Micros;
 use super::call::{Incarnation, NodeId};
 use super::wire::{self, Draft, Header, Item, Kind};
 
-/// How long items gather at most while an earlier envelope is on its way to Redis.
+/// How long items gather at most after an earlier envelope.
 const FLUSH_WINDOW: Duration = Duration::from_millis(1);
+/// A link is busy above this density: its items, each counting half as much after every window. Two items in each window
+/// come to about so much.
+const BUSY_DENSITY: f32 = 3.0;
 /// A segment of so many bytes is published without waiting for more.
 const SEGMENT_BYTES_MAX: usize = 64 << 10;
 /// Bytes that were published and not acknowledged, beyond which a link waits: Redis closes a subscriber that lets 8 MB
@@ -67,6 +70,8 @@ pub struct Link {
     /// Publishes that Redis has not answered.
     publishing: u32,
     published_at: Micros,
+    /// How dense the items were, as of then: see [`BUSY_DENSITY`].
+    density: f32,
     resend_at: Option<Micros>,
     resend_after: Duration,
     went_back_at: Micros,
@@ -103,6 +108,7 @@ impl Link {
             unacked_bytes: 0,
             publishing: 0,
             published_at: Micros::default(),
+            density: 0.0,
             resend_at: None,
             resend_after: RESEND_AFTER,
             went_back_at: Micros::default(),
@@ -169,23 +175,24 @@ impl Link {
             self.go_back();
         }
         let has_window = self.published_bytes < WINDOW_BYTES;
-        let waits = self.publishing > 0 && now.since(self.published_at) < FLUSH_WINDOW;
+        let gathers = self.publishing > 0 || self.density > BUSY_DENSITY;
+        let waits = gathers && now.since(self.published_at) < FLUSH_WINDOW;
         if self.next_segment == self.segments.len() && self.gathered > 0 && has_window && !waits {
             self.seal();
         }
         if has_window && let Some(segment) = self.segments.get(self.next_segment) {
-            let envelope = segment.envelope.clone();
+            let (envelope, count) = (segment.envelope.clone(), segment.count);
             self.next_segment += 1;
             self.published_bytes += envelope.len();
             self.resend_at.get_or_insert(now.after(self.resend_after));
-            self.publishes(now);
+            self.publishes(now, count);
             return Some(envelope);
         }
         if self.ack_at.is_some_and(|at| now >= at) {
             let mut envelope = vec![0; wire::header_bytes(&self.from)];
             wire::write_header(&self.header(self.next_seq, 0), &mut envelope);
             self.says_ack();
-            self.publishes(now);
+            self.publishes(now, 0);
             return Some(envelope.into());
         }
         None
@@ -327,8 +334,10 @@ impl Link {
         self.gap = false;
     }
 
-    fn publishes(&mut self, now: Micros) {
+    fn publishes(&mut self, now: Micros, items: u32) {
         self.publishing += 1;
+        let windows = now.since(self.published_at).as_secs_f32() / FLUSH_WINDOW.as_secs_f32();
+        self.density = self.density * 0.5_f32.powf(windows) + items as f32;
         self.published_at = now;
     }
 

@@ -56,6 +56,26 @@ fn a_publish_that_redis_does_not_answer_holds_items_back_for_a_millisecond_only(
 }
 
 #[test]
+fn a_busy_link_gathers_for_a_millisecond_whether_redis_has_answered_or_not_and_an_idle_one_does_not() {
+    let (mut a, _) = pair();
+    let mut sends = |from_us: u64, every_us: u64, items: u64| {
+        let mut envelopes = 0;
+        for now in (0..items).map(|item| Micros(from_us + item * every_us)) {
+            a.push(Kind::Unicast, 0, "bob", 1, b"x");
+            while a.poll(now).is_some() {
+                envelopes += 1;
+                a.published();
+            }
+        }
+        envelopes
+    };
+    assert_eq!(sends(0, 4000, 25), 25, "four milliseconds apart each goes at once");
+    let envelopes = sends(100 * MS, 250, 400);
+    assert!((90..=110).contains(&envelopes), "four in a millisecond: {envelopes} in a hundred milliseconds");
+    assert_eq!(sends(201 * MS, 4000, 25), 25, "and at once again");
+}
+
+#[test]
 fn what_is_not_acknowledged_is_kept_and_handed_back() {
     let (mut a, mut b) = pair();
     a.push(Kind::Unicast, 0, "bob", 1, b"x");
