@@ -5,7 +5,7 @@ BENCH := target/release/ringmesh-bench
 SERVER := target/release/ringmesh
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-tools check fmt lint bench bench-build bench-full bench-100k bench-peers bench-tuning bench-cluster hosts tune-plan tune doc clean
+.PHONY: help run build test test-tools check fmt lint bench bench-build bench-full bench-100k bench-peers bench-tuning bench-cluster bench-redis hosts tune-plan tune doc clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ bench-tuning: bench-build ## As root: which settings of tuning/host matter on th
 
 bench-cluster: bench-build ## Measure two nodes with a Redis between them beside one, about four minutes
 	$(BENCH) suite cluster --server-cmd $(SERVER)
+
+bench-redis: bench-build ## Measure what nodes ask of Redis, each thing by itself, about two minutes
+	$(BENCH) costs --server-cmd $(SERVER)
 
 hosts: build ## As root: cut cables and lose a host among network namespaces, and say what users saw, about six minutes
 	tests/hosts/run --binary $(SERVER) $(ARGS)

@@ -106,7 +106,7 @@ pub enum SuiteName {
     /// 100,000 connections, about five minutes.
     #[value(name = "100k")]
     HundredK,
-    /// Two nodes with a Redis between them, beside one, about six minutes.
+    /// Two nodes with a Redis between them, beside one, about four minutes.
     Cluster,
 }
 

@@ -87,31 +87,44 @@ impl<'a> Meter<'a> {
 }
 
 fn envelopes() -> Result<(), RedisError> {
-    println!("one PUBLISH to one subscriber, CPU of Redis in us; messages of {MESSAGE_BYTES} bytes");
+    println!("one PUBLISH, CPU of Redis in us, and of it for a message; messages of {MESSAGE_BYTES} bytes");
     println!(
-        "{:>20} {:>12} {:>12} {:>24} {:>12}",
-        "messages in each", "one by one", "a message", "16 in a pipeline", "a message"
+        "{:>20} {:>18} {:>24} {:>24}",
+        "messages in each", "one by one", "16 together to one", "16 together to 16"
     );
     for messages in [1, 4, 16, 64, 256] {
         let bytes = HEAD_BYTES + messages * MESSAGE_BYTES;
-        let (alone, together) = (publish(bytes, 1)?, publish(bytes, PIPELINED)?);
-        let each = |us: f64| us / messages as f64;
-        println!("{messages:>20} {alone:>12.2} {:>12.3} {together:>24.2} {:>12.3}", each(alone), each(together));
+        print!("{messages:>20}");
+        for (pipelined, subscribers, width) in [(1, 1, 9), (PIPELINED, 1, 15), (PIPELINED, PIPELINED, 15)] {
+            let us = publish(bytes, pipelined, subscribers)?;
+            print!(" {us:>width$.2} {:>8.3}", us / messages as f64);
+        }
+        println!();
     }
     println!();
     Ok(())
 }
 
-/// CPU of Redis for each PUBLISH of so many bytes, in microseconds.
-fn publish(bytes: usize, pipelined: usize) -> Result<f64, RedisError> {
+/// The channel of a node's link.
+fn link(node: usize) -> String {
+    format!("rm:{{n:node-{node}}}:link")
+}
+
+/// CPU of Redis for each PUBLISH of so many bytes, in microseconds: so many in one write, to the nodes in turn.
+fn publish(bytes: usize, pipelined: usize, subscribers: usize) -> Result<f64, RedisError> {
     let redis = Redis::start()?;
-    let mut subscriber = redis.connect()?;
-    subscriber.ask(&[b"SUBSCRIBE", b"rm:{n:node-2}:link"])?;
-    let stream = subscriber.into_stream();
-    let reader = thread::spawn(move || drain(stream));
+    let mut readers = Vec::new();
+    for node in 0..subscribers {
+        let mut subscriber = redis.connect()?;
+        subscriber.ask(&[b"SUBSCRIBE", link(node).as_bytes()])?;
+        let stream = subscriber.into_stream();
+        readers.push(thread::spawn(move || drain(stream)));
+    }
     let mut client = redis.connect()?;
     let mut pipeline = Vec::new();
-    (0..pipelined).for_each(|_| encode(&[b"PUBLISH", b"rm:{n:node-2}:link", &vec![b'x'; bytes]], &mut pipeline));
+    for at in 0..pipelined {
+        encode(&[b"PUBLISH", link(at % subscribers).as_bytes(), &vec![b'x'; bytes]], &mut pipeline);
+    }
     let rounds = ENVELOPES.min(ENVELOPE_BYTES_ALL / bytes) / pipelined;
     let mut round = || -> Result<(), RedisError> {
         client.send(&pipeline)?;
@@ -128,8 +141,10 @@ fn publish(bytes: usize, pipelined: usize) -> Result<f64, RedisError> {
     (0..rounds).try_for_each(|_| round())?;
     let each_us = meter.cpu_seconds() * 1e6 / (rounds * pipelined) as f64;
     drop(redis);
-    // It ends with the connection.
-    let _ = reader.join();
+    for reader in readers {
+        // It ends with the connection.
+        let _ = reader.join();
+    }
     Ok(each_us)
 }
 
