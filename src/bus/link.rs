@@ -25,13 +25,15 @@ const SEGMENT_BYTES_MAX: usize = 64 << 10;
 /// Bytes that were published and not acknowledged, beyond which a link waits: Redis closes a subscriber that lets 8 MB
 /// pile up for a minute, and all links towards a node share its subscriber.
 const WINDOW_BYTES: usize = 1 << 20;
-/// How long an acknowledgement waits for an envelope that goes there anyway, …
-const ACK_DELAY: Duration = Duration::from_millis(5);
+/// How long an acknowledgement waits for an envelope that goes there anyway, or for more to acknowledge: alone it costs
+/// as much as what it is for. …
+const ACK_DELAY: Duration = Duration::from_millis(20);
 /// …and how many envelopes at most.
 const ACK_ENVELOPES_MAX: u32 = 16;
 /// How long an acknowledgement may take before everything since is sent again; doubled each time.
 const RESEND_AFTER: Duration = Duration::from_millis(250);
 const RESEND_AFTER_MAX: Duration = Duration::from_secs(2);
+const _: () = assert!(ACK_DELAY.as_millis() * 4 < RESEND_AFTER.as_millis());
 /// A receiver that sees a gap says so with each envelope; the sender goes back for it once in so long.
 const GO_BACK_EVERY: Duration = Duration::from_millis(20);
 

@@ -39,8 +39,9 @@ fn an_idle_link_sends_at_once_and_a_busy_one_gathers() {
     assert_eq!(receive(Micros(30), &mut b, &first), [1]);
     assert_eq!(receive(Micros(30), &mut b, &second), [2, 3]);
     assert!(!a.is_acked(1));
-    let ack = b.poll(Micros(6 * MS)).unwrap();
-    assert!(receive(Micros(7 * MS), &mut a, &ack).is_empty());
+    let later = Micros(MS).after(ACK_DELAY);
+    let ack = b.poll(later).unwrap();
+    assert!(receive(later, &mut a, &ack).is_empty());
     assert!(a.is_acked(3) && a.unacked_bytes() == 0);
     assert_eq!(a.due(), None);
 }
@@ -66,6 +67,8 @@ fn a_busy_link_gathers_for_a_millisecond_whether_redis_has_answered_or_not_and_a
                 envelopes += 1;
                 a.published();
             }
+            let sent = a.last_seq() - u64::from(a.gathered);
+            a.acked(now, sent, false);
         }
         envelopes
     };
@@ -83,8 +86,9 @@ fn what_is_not_acknowledged_is_kept_and_handed_back() {
     a.push(Kind::Unicast, wire::FORWARDED, "eve", 2, b"y");
     a.push(Kind::Hello, 0, "", 3, b"");
     receive(Micros(0), &mut b, &first);
-    let ack = b.poll(Micros(5 * MS)).unwrap();
-    receive(Micros(5 * MS), &mut a, &ack);
+    let later = Micros(MS).after(ACK_DELAY);
+    let ack = b.poll(later).unwrap();
+    receive(later, &mut a, &ack);
     let unacked = a.into_unacked();
     assert_eq!(unacked.iter().map(|(seq, item)| (*seq, item.number)).collect::<Vec<_>>(), [(2, 2), (3, 3)]);
     assert_eq!(unacked[0].1.user, "eve");
