@@ -13,6 +13,7 @@ use super::contract;
 use super::link::Link;
 use super::routes::RouteState;
 use super::state::{Asked, Bus, Effects, ORIGIN_SELF, Parcel, PendingAnswer, Purpose};
+use super::table::UserTable;
 use super::wire::{self, FORWARDED, Item, Kind, ONLY, SENDER_HOLDS};
 
 /// Another node of our kind.
@@ -106,6 +107,8 @@ impl Bus {
         peer.inbound_bytes = 0;
         peer.waiting = None;
         peer.hello = None;
+        // What was lost with it would be waited for.
+        self.sent = UserTable::default();
         self.bouncing.retain(|(peer, _)| *peer != at);
         self.answers.retain(|_, answer| answer.peer != at);
         let mut users: Vec<UserKey> = Vec::new();
