@@ -70,7 +70,7 @@ fn let_in_at(world: &World, client: &Client) -> Option<u64> {
     let beside = world.clients.iter().filter(|first| {
         (first.process, first.user) == (client.process, client.user) && first.opened_at <= client.opened_at
     });
-    beside.filter_map(|first| first.opened_at.filter(|opened| opened - first.asked_at >= S)).max()
+    beside.filter(|first| first.was_let_in).filter_map(|first| first.opened_at).max()
 }
 
 fn check_arrival(world: &World) -> u64 {

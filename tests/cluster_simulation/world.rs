@@ -71,6 +71,8 @@ pub struct Client {
     pub user: usize,
     pub asked_at: u64,
     pub opened_at: Option<u64>,
+    /// It was let in while another node that has the user could not be asked.
+    pub was_let_in: bool,
     pub refused: bool,
     pub closed_at: Option<u64>,
     /// Closes when this one is open.
@@ -359,11 +361,19 @@ impl World {
             let client = self.by_conn[&(at, conn.index)];
             self.note(|| format!("client {client} is told {told:?}"));
             let now = self.now;
+            let user = self.clients[client].user;
+            let is_cut_off = |other: &Client| {
+                let process = &self.processes[other.process];
+                other.user == user && other.is_open() && !process.is_connected
+            };
+            let was_let_in =
+                told == Told::Open && (now - self.clients[client].asked_at >= S || self.clients.iter().any(is_cut_off));
             let heard = &mut self.clients[client];
             match told {
                 Told::Open => {
                     assert!(heard.opened_at.is_none() && !heard.refused, "client {client} gets two verdicts");
                     heard.opened_at = Some(now);
+                    heard.was_let_in = was_let_in;
                     if let Some(before) = heard.closes.take() {
                         let delay = if self.rng.one_in(2) { self.rng.below(3 * MS) } else { self.rng.below(300 * MS) };
                         self.at(now + delay, What::Close(before));
@@ -646,6 +656,11 @@ impl World {
         self.stalled_until = self.stalled_until.min(self.now);
         self.down_until = self.down_until.min(self.now);
         self.faults.slow_shards = false;
+        // Those who were waiting for the end of a stall.
+        for at in 0..self.processes.len() {
+            let delay = self.rng.below(S);
+            self.at(self.now + delay, What::Connect(at));
+        }
     }
 
     fn up_process(&mut self) -> Option<usize> {
@@ -671,6 +686,7 @@ impl World {
             user,
             asked_at: self.now,
             opened_at: None,
+            was_let_in: false,
             refused: false,
             closed_at: None,
             closes,
