@@ -50,7 +50,6 @@ fn flood(sender: &mut Client, bytes: usize, mut send: impl FnMut(&mut Client, &s
 }
 
 #[test]
-#[ignore = "open: what passes after a flood into a Redis that stood still takes too long"]
 fn a_flood_while_redis_stands_still_is_refused_and_not_kept() {
     // Who is not read for a while must not be closed for it.
     let nodes = Nodes::with(2, &[("--send-queue-bytes-max", "64MiB")]);
