@@ -231,6 +231,7 @@ impl Bus {
         // Somebody has emptied Redis while it ran: what we wrote is gone, and so may the others' be.
         let is_entered = nodes.iter().any(|seen| seen.node == self.config.node_id);
         if !is_entered && std::mem::replace(&mut self.members.was_entered, is_entered) {
+            self.members.restored_at = self.now.after(RESTORE_WITHIN);
             self.restore_held(fx);
         }
         self.members.was_entered = is_entered;
@@ -242,9 +243,12 @@ impl Bus {
                 self.seen(seen, fx);
             }
         }
+        // A Redis that came back empty knows a node again once that has found it too, which takes some longer than others.
+        let restored_at = self.members.restored_at;
+        let is_complete = restored_at == Micros::default() || self.now >= restored_at.after(HEALTHY_FOR);
         let gone: Vec<(u32, Incarnation)> = (0..)
             .zip(&self.peers)
-            .filter(|(_, peer)| peer.is_live && peer.looks_without_it >= LOOKS_UNTIL_GONE)
+            .filter(|(_, peer)| is_complete && peer.is_live && peer.looks_without_it >= LOOKS_UNTIL_GONE)
             .map(|(at, peer)| (at, peer.life))
             .collect();
         for (at, life) in gone {
