@@ -3,7 +3,10 @@
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use ringmesh::config::{self, Config, Effective, Environment, Invocation, Machine, Sources, TopArguments, Verb};
+use ringmesh::cluster::{self, ClusterError};
+use ringmesh::config::{
+    self, ClusterArguments, Config, Effective, Environment, Invocation, Machine, Sources, TopArguments, Verb,
+};
 use ringmesh::preflight::{self, Severity};
 use ringmesh::top::{self, TopError};
 use ringmesh::{doctor, logging, node};
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Verb::Config => print(&config::as_toml(&effective), ExitCode::SUCCESS),
         Verb::Preflight => check_host(&effective.config),
         Verb::Doctor { json } => examine_host(&effective.config, json),
+        Verb::Cluster(arguments) => show_cluster(&effective.config, arguments),
         Verb::Serve => serve(effective.config),
         Verb::Top(_) => unreachable!("it takes no settings, and was begun above"),
     }
@@ -64,9 +68,44 @@ fn examine_host(config: &Config, json: bool) -> ExitCode {
         Severity::Warning => ExitCode::from(EXIT_WARNINGS),
         Severity::Fatal => ExitCode::from(EXIT_FAILURES),
     };
-    let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let text = if json { doctor::as_json(&report) } else { doctor::as_table(&report, colours) };
+    let text = if json { doctor::as_json(&report) } else { doctor::as_table(&report, has_colours()) };
     print(&text, code)
+}
+
+/// Whether standard output is a terminal on which colours are welcome.
+fn has_colours() -> bool {
+    io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+fn show_cluster(config: &Config, arguments: ClusterArguments) -> ExitCode {
+    if arguments.watch {
+        return cluster::watch(config.redis.as_ref())
+            .map_or_else(|error| cluster_ended(&error), |()| ExitCode::SUCCESS);
+    }
+    let view = match cluster::look(config.redis.as_ref()) {
+        Ok(view) => view,
+        Err(error) => return cluster_ended(&error),
+    };
+    let text = match &config.redis {
+        Some(redis) if arguments.json => cluster::as_json(&view, redis),
+        _ => cluster::as_table(&view, has_colours()),
+    };
+    let is_whole = view.out_of_reach.is_empty();
+    print(&text, if is_whole { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNAVAILABLE) })
+}
+
+fn cluster_ended(error: &ClusterError) -> ExitCode {
+    match error {
+        ClusterError::NoRedis | ClusterError::NoTerminal => fail(error, EXIT_USAGE),
+        ClusterError::OutOfReach(_) => fail(error, EXIT_UNAVAILABLE),
+        ClusterError::Watch(TopError::Signal(signal)) => signalled(*signal),
+        ClusterError::Watch(_) | ClusterError::Runtime(_) => fail(error, EXIT_INTERNAL),
+    }
+}
+
+/// As a shell tells that a signal has ended a program.
+fn signalled(signal: i32) -> ExitCode {
+    ExitCode::from(128_u8.saturating_add(signal as u8))
 }
 
 fn show_node(arguments: &TopArguments) -> ExitCode {
@@ -77,7 +116,7 @@ fn show_node(arguments: &TopArguments) -> ExitCode {
     };
     match top::run(&top::Options { target, interval: *interval, once: *once }) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(TopError::Signal(signal)) => ExitCode::from(128_u8.saturating_add(signal as u8)),
+        Err(TopError::Signal(signal)) => signalled(signal),
         Err(error @ TopError::NoTerminal) => fail(&error, EXIT_USAGE),
         Err(error @ TopError::Fetch(_)) => fail(&error, EXIT_UNAVAILABLE),
         Err(error @ TopError::Io(..)) => fail(&error, EXIT_INTERNAL),

@@ -63,7 +63,7 @@ fn write(folder: &Path, text: &str) -> String {
 
 #[test]
 fn the_help_names_every_flag_with_its_default_and_variable() {
-    for verb in ["serve", "config", "preflight", "doctor"] {
+    for verb in ["serve", "config", "preflight", "doctor", "cluster"] {
         let output = run(&mut ringmesh(&[verb, "--help"]));
         assert_eq!(output.status.code(), Some(0));
         let help = stdout(&output);
@@ -87,7 +87,7 @@ fn version_and_help_are_no_errors_and_an_empty_line_is_one() {
     assert_eq!(stdout(&version), format!("ringmesh {}\n", env!("CARGO_PKG_VERSION")));
     let help = run(&mut ringmesh(&["help"]));
     assert_eq!(help.status.code(), Some(0));
-    for verb in ["serve", "config", "preflight", "doctor", "top"] {
+    for verb in ["serve", "config", "preflight", "doctor", "cluster", "top"] {
         assert!(stdout(&help).contains(verb), "{}", stdout(&help));
     }
     assert!(refusal(&mut ringmesh(&[])).contains("Usage: ringmesh"));

@@ -36,7 +36,7 @@ const IMPURE_WORDS: [&str; 22] = [
     "Mutex",
 ];
 /// The modules of this crate that each module may name beside itself; `node` and `main`, at the end, may name all.
-const MAY_NAME: [(&str, &[&str]); 19] = [
+const MAY_NAME: [(&str, &[&str]); 20] = [
     ("ids", &[]),
     ("time", &[]),
     ("metrics", &[]),
@@ -54,6 +54,7 @@ const MAY_NAME: [(&str, &[&str]); 19] = [
     ("doctor", &["config", "host", "listeners", "node", "preflight", "shard"]),
     // Its tests read what `metrics` writes.
     ("top", &["metrics"]),
+    ("cluster", &["bus", "config", "top"]),
     // What shards share is the node's: its stage, its places, its counters.
     ("shard", &["client", "http", "hub", "ids", "listeners", "metrics", "node", "panics", "time", "ws"]),
     ("systemd", &[]),

@@ -184,11 +184,11 @@ fn every_command_of_the_gateway_is_understood() {
         let output = Command::new(env!("CARGO_BIN_EXE_ringmesh"))
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .arg("config")
-            .args(arguments[1..].iter().filter(|argument| **argument != "--json"))
+            .args(arguments[1..].iter().filter(|argument| !["--json", "--watch"].contains(argument)))
             .output()
             .expect("the program can be run");
         assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-        assert!(["serve", "config", "preflight", "doctor"].contains(&arguments[0]), "{line}");
+        assert!(["serve", "config", "preflight", "doctor", "cluster"].contains(&arguments[0]), "{line}");
     }
     assert!(seen >= 4, "{seen} commands: are they still found?");
 }
@@ -206,8 +206,10 @@ fn assert_flags_of_top(arguments: &[&str]) {
 fn every_flag_in_the_text_is_one() {
     let help = Command::new(env!("CARGO_BIN_EXE_ringmesh")).args(["serve", "--help"]).output();
     let help = String::from_utf8(help.expect("the program can be run").stdout).expect("help is UTF-8");
-    // Of the load generator, of Docker, of Redis' client, of `top` and `doctor`, of `tune` and of tests/hosts/run.
-    let others = ["--outstanding", "--burst", "--ulimit", "--latency", "--once", "--json", "--profile", "--proxy"];
+    // Of the load generator, of Docker, of Redis' client, of `top`, `doctor` and `cluster`, of `tune` and of
+    // tests/hosts/run.
+    let others =
+        ["--outstanding", "--burst", "--ulimit", "--latency", "--once", "--json", "--watch", "--profile", "--proxy"];
     for span in named_in_prose() {
         for flag in span.split_whitespace().filter(|word| word.starts_with("--")) {
             let known =

@@ -62,6 +62,11 @@ pub fn lives(node: &str) -> String {
     format!("rm:{{n:{node}}}:lives")
 }
 
+/// How long the slowest of the node's last probes took through Redis, in µs.
+pub fn lag(node: &str) -> String {
+    format!("rm:{{n:{node}}}:lag")
+}
+
 /// There when this life was declared dead.
 pub fn dead(node: &str, incarnation: Incarnation) -> String {
     format!("rm:{{n:{node}}}:dead:{incarnation}")
@@ -129,6 +134,11 @@ impl Tags {
         let mut holders = String::with_capacity(user.len() + 20);
         let _ = write!(holders, "rm:{{{}}}:loc:{user}", self.of_slot[usize::from(slot)]);
         UserKeys { named, holders, slot }
+    }
+
+    /// A channel of that slot for somebody's own probes.
+    pub fn probe(&self, slot: u16, token: u64) -> String {
+        format!("rm:{{{}}}:probe:{token:016x}", self.of_slot[usize::from(slot)])
     }
 }
 
@@ -207,14 +217,16 @@ mod tests {
         for slot_number in 0..SLOTS {
             let tag = tags.of_slot[slot_number].to_string();
             assert_eq!(usize::from(slot(tag.as_bytes())), slot_number);
+            assert_eq!(usize::from(slot(tags.probe(slot_number as u16, 7).as_bytes())), slot_number);
         }
     }
 
     #[test]
     fn what_belongs_to_a_node_is_in_one_slot() {
         let slot = |key: String| slot(key.as_bytes());
-        let all = [lease("a-1"), last("a-1"), lives("a-1"), dead("a-1", 7), claim("a-1", 7), link("a-1")].map(slot);
-        assert_eq!(all, [all[0]; 6]);
+        let all = [lease("a-1"), last("a-1"), lives("a-1"), dead("a-1", 7), claim("a-1", 7), link("a-1"), lag("a-1")];
+        let all = all.map(slot);
+        assert_eq!(all, [all[0]; 7]);
         assert!(is_node_id("node-1.eu_west") && !is_node_id("a:b") && !is_node_id("a{b}") && !is_node_id(""));
     }
 

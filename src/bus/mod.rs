@@ -8,6 +8,7 @@
 //! - [`state`]: the bus itself; its parts are `held`, `routes`, `deliver`, `streams`, `peers`, `inbound` and
 //!   `members`
 //! - [`keys`]: the names of keys and channels
+//! - [`survey`]: what can be read about a cluster from outside
 //!
 //! The rim:
 //! - [`thread`]: the thread, and its loop
@@ -20,6 +21,7 @@ pub mod link;
 pub mod redis;
 pub mod state;
 pub mod status;
+pub mod survey;
 pub mod thread;
 pub mod wire;
 

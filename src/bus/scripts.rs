@@ -71,6 +71,11 @@ impl Scripts {
         Scripts { all: all.collect() }
     }
 
+    /// For who calls none.
+    pub fn none() -> Scripts {
+        Scripts { all: Vec::new() }
+    }
+
     /// A call, to which the arguments are added.
     pub fn call(&self, name: Name, keys: &[&str]) -> Cmd {
         let mut command = cmd("EVALSHA");

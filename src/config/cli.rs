@@ -25,8 +25,19 @@ pub enum Verb {
         /// As JSON, for programs.
         json: bool,
     },
+    /// Show all nodes.
+    Cluster(ClusterArguments),
     /// Show a running node.
     Top(TopArguments),
+}
+
+/// What `ringmesh cluster` is told beside the settings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClusterArguments {
+    /// As JSON, for programs.
+    pub json: bool,
+    /// Go on in the terminal.
+    pub watch: bool,
 }
 
 /// What `ringmesh top` is told. It takes no settings: it looks at a node from outside.
@@ -62,6 +73,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation
         Some(("config", matches)) => (Verb::Config, matches),
         Some(("preflight", matches)) => (Verb::Preflight, matches),
         Some(("doctor", matches)) => (Verb::Doctor { json: matches.get_flag("json") }, matches),
+        Some(("cluster", matches)) => {
+            let arguments = ClusterArguments { json: matches.get_flag("json"), watch: matches.get_flag("watch") };
+            (Verb::Cluster(arguments), matches)
+        }
         Some(("top", matches)) => {
             let verb = Verb::Top(top_arguments(matches));
             return Ok(Invocation { verb, config_path: None, flags: BTreeMap::new() });
@@ -102,6 +117,12 @@ fn command() -> Command {
             with_settings("doctor", "Check the host and all around it that can be seen, with a remedy for each lack")
                 .arg(switch("json").help("Print one JSON object instead of the table"))
                 .after_help(DOCTOR_NOTES),
+        )
+        .subcommand(
+            with_settings("cluster", "Show all nodes, their leases, connections and lag, by asking Redis")
+                .arg(switch("json").conflicts_with("watch").help("Print one JSON object instead of the table"))
+                .arg(switch("watch").help("Look again every second, in the terminal, until q or Ctrl-C"))
+                .after_help(CLUSTER_NOTES),
         )
         .subcommand(top())
 }
@@ -201,6 +222,19 @@ It changes nothing.
 Exit codes: 0 all is well, 1 there are warnings, 2 there are failures (a node would not start, or
 would never be ready), 64 when a setting is wrong.";
 
+const CLUSTER_NOTES: &str = "\
+Needs no more than --redis, in any of the ways that `ringmesh serve` takes it, and runs wherever
+Redis can be reached. It takes no lease and writes nothing to Redis.
+
+state: up; no lease (it has lapsed; the node may come back); dead (a life that has ended, and has
+users in the directory that other nodes take off). users: those in the directory; who is on two
+nodes counts twice. listens: somebody hears what is published for the node. lag: the slowest of the
+node's own messages to itself through Redis, one a second, in the last 3 s. What a server that is out
+of reach would have to say is shown as ?.
+
+Exit codes: 0, 64 when a setting is wrong or no Redis is named, 69 when Redis, or a part of it, is out
+of reach, 128 + n when signal n ends --watch.";
+
 const TOP_NOTES: &str = "\
 q or Ctrl-C ends it. It asks the admin listener of the node (--admin-listen) for /metrics, and
 shows what has changed from one look to the next. A node that does not answer is asked again.
@@ -252,6 +286,7 @@ mod tests {
             ("config", Verb::Config),
             ("preflight", Verb::Preflight),
             ("doctor", Verb::Doctor { json: false }),
+            ("cluster", Verb::Cluster(ClusterArguments::default())),
         ] {
             let every: Vec<String> = SETTINGS.iter().map(|setting| format!("--{} 1", setting.flag())).collect();
             let invocation = parse_line(&format!("ringmesh {name} {}", every.join(" "))).expect("right");
@@ -264,6 +299,10 @@ mod tests {
         let verb = |line| parse_line(line).map(|invocation| invocation.verb);
         let doctor = parse_line("ringmesh doctor --json --shards 3").expect("right");
         assert_eq!((doctor.verb, doctor.flags.len()), (Verb::Doctor { json: true }, 1));
+        let cluster = |json, watch| Verb::Cluster(ClusterArguments { json, watch });
+        assert_eq!(verb("ringmesh cluster --redis redis://h --json").expect("right"), cluster(true, false));
+        assert_eq!(verb("ringmesh cluster --watch").expect("right"), cluster(false, true));
+        assert!(verb("ringmesh cluster --watch --json").expect_err("refused").use_stderr());
         let top = |admin: &str, ms, once| {
             Verb::Top(TopArguments { admin: admin.to_owned(), interval: Duration::from_millis(ms), once })
         };

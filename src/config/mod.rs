@@ -19,7 +19,7 @@ mod sources;
 
 pub use addresses::ListenAddress;
 pub(crate) use addresses::joined;
-pub use cli::{Invocation, TopArguments, Verb, parse as parse_command_line};
+pub use cli::{ClusterArguments, Invocation, TopArguments, Verb, parse as parse_command_line};
 pub use error::{ConfigError, InForce, Problem};
 pub use file::ConfigFile;
 pub use format::{LogFormat, NODE_ID_BYTES_MAX, size_text};

@@ -8,47 +8,68 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGWINCH};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
-use super::draw::{self, Line, Tone};
-use super::exposition::Scrape;
-use super::fetch::{self, FetchError, Target};
+use super::TopError;
+use super::draw::{Line, Tone};
 use super::terminal::Terminal;
-use super::view::View;
-use super::{Options, Seen, TopError};
+
+/// What is watched.
+pub(crate) trait Subject {
+    /// What one look brings.
+    type Answer: Send + 'static;
+
+    /// The first line.
+    fn heading(&self) -> Line;
+
+    /// Takes what a look has brought.
+    fn take(&mut self, answer: Self::Answer);
+
+    /// What is shown in so many columns; `None` before the first answer.
+    fn lines(&self, columns: usize) -> Option<Vec<Line>>;
+}
 
 /// The first rates come sooner than the interval says.
-const SECOND_SCRAPE_AFTER: Duration = Duration::from_millis(500);
+const SECOND_LOOK_AFTER: Duration = Duration::from_millis(500);
 /// How often the view is drawn while an answer is awaited.
 const REDRAW_EVERY: Duration = Duration::from_millis(500);
-/// A node that takes longer to answer is worth a word.
+/// Who takes longer to answer is worth a word.
 const ANSWER_EXPECTED_WITHIN: Duration = Duration::from_secs(1);
 
 /// What the loop is told by its threads.
-enum Event {
-    Scraped(Result<Scrape, FetchError>),
+enum Event<A> {
+    Looked(Result<A, String>),
     Key(u8),
     Signal(i32),
 }
 
-/// Shows the node until somebody ends it.
-pub fn run(options: &Options) -> Result<(), TopError> {
+/// Shows the subject until somebody ends it. `begin` is called on a thread of its own, and what it answers there for each
+/// look.
+pub(crate) fn run<S: Subject, L: FnMut() -> Result<S::Answer, String>>(
+    subject: S,
+    interval: Duration,
+    begin: impl FnOnce() -> L + Send + 'static,
+) -> Result<(), TopError> {
     let (report, events) = mpsc::channel();
-    let ask = spawn(options.target.clone(), report)?;
+    let ask = spawn(begin, report)?;
     let terminal = enter()?;
-    Live { options, ask, terminal: Some(terminal), seen: None, view: None, trouble: None, asked: None }.run(&events)
+    Live { subject, interval, ask, terminal: Some(terminal), trouble: None, asked: None }.run(&events)
 }
 
 fn enter() -> Result<Terminal, TopError> {
     Terminal::enter().map_err(|error| TopError::Io("the terminal", error))
 }
 
-/// A node that does not answer must not keep a key waiting, so asking has a thread of its own; so have keys and signals.
-fn spawn(target: Target, report: Sender<Event>) -> Result<Sender<()>, TopError> {
+/// Who does not answer must not keep a key waiting, so asking has a thread of its own; so have keys and signals.
+fn spawn<A: Send + 'static, L: FnMut() -> Result<A, String>>(
+    begin: impl FnOnce() -> L + Send + 'static,
+    report: Sender<Event<A>>,
+) -> Result<Sender<()>, TopError> {
     let io = |error| TopError::Io("watching signals and keys", error);
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGTSTP, SIGWINCH]).map_err(io)?;
     let (ask, asked) = mpsc::channel();
-    let (scraped, signalled) = (report.clone(), report.clone());
-    let fetch = move || {
-        let _ = asked.iter().try_for_each(|()| scraped.send(Event::Scraped(fetch::fetch(&target))));
+    let (looked, signalled) = (report.clone(), report.clone());
+    let look = move || {
+        let mut look = begin();
+        let _ = asked.iter().try_for_each(|()| looked.send(Event::Looked(look())));
     };
     let watch = move || {
         let _ = signals.forever().try_for_each(|signal| signalled.send(Event::Signal(signal)));
@@ -59,21 +80,20 @@ fn spawn(target: Target, report: Sender<Event>) -> Result<Sender<()>, TopError> 
         let _ = keys.into_iter().flatten().try_for_each(|key| report.send(Event::Key(key)));
     };
     let thread = |name: &str| std::thread::Builder::new().name(name.into());
-    thread("fetch").spawn(fetch).map_err(io)?;
+    thread("look").spawn(look).map_err(io)?;
     thread("signals").spawn(watch).map_err(io)?;
     thread("keys").spawn(read).map_err(io)?;
     Ok(ask)
 }
 
-struct Live<'a> {
-    options: &'a Options,
+struct Live<S> {
+    subject: S,
+    interval: Duration,
     ask: Sender<()>,
     /// `None` once it was given back.
     terminal: Option<Terminal>,
-    seen: Option<Seen>,
-    view: Option<View>,
-    /// Why the last scrape failed, if it did.
-    trouble: Option<FetchError>,
+    /// Why the last look failed, if it did.
+    trouble: Option<String>,
     /// When the answer that is awaited was asked for.
     asked: Option<Instant>,
 }
@@ -85,24 +105,24 @@ enum Next {
     Quit,
 }
 
-impl Live<'_> {
-    fn run(&mut self, events: &Receiver<Event>) -> Result<(), TopError> {
+impl<S: Subject> Live<S> {
+    fn run(&mut self, events: &Receiver<Event<S::Answer>>) -> Result<(), TopError> {
         let mut next_at = Instant::now();
         loop {
             if self.asked.is_none() && Instant::now() >= next_at {
                 self.asked = Some(Instant::now());
-                next_at = Instant::now() + self.options.interval;
+                next_at = Instant::now() + self.interval;
                 let _ = self.ask.send(());
             }
             self.draw()?;
             let until_next = next_at.saturating_duration_since(Instant::now());
             let wait = if self.asked.is_some() { REDRAW_EVERY } else { until_next };
             let next = match events.recv_timeout(wait) {
-                Ok(Event::Scraped(result)) => {
-                    let is_first = self.seen.is_none() && result.is_ok();
+                Ok(Event::Looked(result)) => {
+                    let is_first = self.subject.lines(0).is_none() && result.is_ok();
                     self.take(result);
                     if is_first {
-                        next_at = next_at.min(Instant::now() + SECOND_SCRAPE_AFTER);
+                        next_at = next_at.min(Instant::now() + SECOND_LOOK_AFTER);
                     }
                     Next::Go
                 }
@@ -118,17 +138,9 @@ impl Live<'_> {
         }
     }
 
-    fn take(&mut self, result: Result<Scrape, FetchError>) {
+    fn take(&mut self, result: Result<S::Answer, String>) {
         self.asked = None;
-        match result {
-            Ok(scrape) => {
-                let seen = Seen::new(scrape);
-                self.view = Some(seen.since(self.seen.as_ref()));
-                self.seen = Some(seen);
-                self.trouble = None;
-            }
-            Err(error) => self.trouble = Some(error),
-        }
+        self.trouble = result.map(|answer| self.subject.take(answer)).err();
     }
 
     fn signal(&mut self, signal: i32) -> Result<Next, TopError> {
@@ -153,11 +165,10 @@ impl Live<'_> {
     fn draw(&mut self) -> Result<(), TopError> {
         let Some(terminal) = &mut self.terminal else { return Ok(()) };
         let (columns, rows) = terminal.size();
-        let mut lines = vec![heading(self.options)];
-        lines.extend(state(self.trouble.as_ref(), self.view.is_some(), self.asked));
-        if let Some(view) = &self.view {
-            lines.extend(draw::lines(view, columns));
-        }
+        let mut lines = vec![self.subject.heading()];
+        let shown = self.subject.lines(columns);
+        lines.extend(state(self.trouble.as_deref(), shown.is_some(), self.asked));
+        lines.extend(shown.into_iter().flatten());
         if lines.len() > rows {
             let hidden = lines.len() - rows + 1;
             lines.truncate(rows.saturating_sub(1));
@@ -167,19 +178,13 @@ impl Live<'_> {
     }
 }
 
-fn heading(options: &Options) -> Line {
-    let Options { target, interval, .. } = options;
-    Line::of(Tone::Faint, format!("ringmesh top  {target}  every {interval:?}  q quits"))
-}
-
-/// How it stands with the node's answers: one line, and a second one with what is wrong.
-fn state(trouble: Option<&FetchError>, has_view: bool, asked: Option<Instant>) -> Vec<Line> {
+/// How it stands with the answers: one line, and a second one with what is wrong.
+fn state(trouble: Option<&str>, has_view: bool, asked: Option<Instant>) -> Vec<Line> {
     let stale = if has_view { "; below is what it said last" } else { "" };
     match (trouble, asked) {
-        (Some(error), _) => vec![
-            Line::of(Tone::Bad, format!("NO ANSWER, trying again{stale}")),
-            Line::of(Tone::Warning, error.to_string()),
-        ],
+        (Some(error), _) => {
+            vec![Line::of(Tone::Bad, format!("NO ANSWER, trying again{stale}")), Line::of(Tone::Warning, error)]
+        }
         (None, Some(asked)) if asked.elapsed() > ANSWER_EXPECTED_WITHIN => {
             vec![Line::of(Tone::Warning, format!("no answer for {:.0?}{stale}", asked.elapsed()))]
         }

@@ -1,7 +1,8 @@
 //! `ringmesh top`: what a node is doing, live in a terminal or once as text, all of it read from `/metrics`.
 //!
 //! `exposition` reads the text of a scrape; `change` compares two; `view` is what is shown, `draw` its lines, `write` its
-//! numbers: all of that is pure. `fetch` asks the node, `terminal` is the screen, `live` the loop that joins them.
+//! numbers: all of that is pure. `fetch` asks the node, `terminal` is the screen, `live` the loop that joins them, also for
+//! `ringmesh cluster`.
 
 mod change;
 mod draw;
@@ -15,7 +16,10 @@ mod write;
 use std::io::{self, IsTerminal, Write, stdout};
 use std::time::{Duration, Instant, SystemTime};
 
+pub(crate) use draw::{Line, Tone};
 pub use fetch::{FetchError, Target};
+pub(crate) use live::{Subject, run as watch};
+pub(crate) use write::seconds;
 
 use change::Change;
 use exposition::Scrape;
@@ -57,7 +61,9 @@ pub fn run(options: &Options) -> Result<(), TopError> {
     if options.once {
         once(options)
     } else if stdout().is_terminal() {
-        live::run(options)
+        let node = Watched { options: options.clone(), seen: None, view: None };
+        let target = options.target.clone();
+        live::run(node, options.interval, move || move || fetch::fetch(&target).map_err(|error| error.to_string()))
     } else {
         Err(TopError::NoTerminal)
     }
@@ -74,6 +80,32 @@ fn once(options: &Options) -> Result<(), TopError> {
         // A reader that has gone, such as `head`, has what it wanted.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(TopError::Io("standard output", error)),
         _ => Ok(()),
+    }
+}
+
+/// A node that is watched.
+struct Watched {
+    options: Options,
+    seen: Option<Seen>,
+    view: Option<View>,
+}
+
+impl Subject for Watched {
+    type Answer = Scrape;
+
+    fn heading(&self) -> Line {
+        let Options { target, interval, .. } = &self.options;
+        Line::of(Tone::Faint, format!("ringmesh top  {target}  every {interval:?}  q quits"))
+    }
+
+    fn take(&mut self, scrape: Scrape) {
+        let seen = Seen::new(scrape);
+        self.view = Some(seen.since(self.seen.as_ref()));
+        self.seen = Some(seen);
+    }
+
+    fn lines(&self, columns: usize) -> Option<Vec<Line>> {
+        self.view.as_ref().map(|view| draw::lines(view, columns))
     }
 }
 

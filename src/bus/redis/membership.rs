@@ -9,7 +9,7 @@ use super::super::keys::{self, is_node_id};
 use super::super::scripts::Name;
 use super::directory::array;
 use super::open::{number, string};
-use super::servers::Request;
+use super::servers::{Request, Server, Servers};
 use super::session::Rim;
 use super::{Call, Reply};
 
@@ -74,8 +74,14 @@ impl Rim {
         if state == LeaseState::Ours {
             let counter = keys::node_connections(&self.node);
             let count = cmd("SET").arg(&counter).arg(connections).arg("PX").arg(LEASE_MS).take();
-            // The lease is what counts. These two are put right by the next renewal.
-            self.ask(&counter, count).await;
+            let mut numbers = vec![Request::of(&counter, count)];
+            if let Some(lag) = self.take_slowest_probe() {
+                let key = keys::lag(&self.node);
+                let lag_us = u64::try_from(lag.as_micros()).unwrap_or(u64::MAX);
+                numbers.push(Request::of(&key, cmd("SET").arg(&key).arg(lag_us).arg("PX").arg(LEASE_MS).take()));
+            }
+            // The lease is what counts. The others are put right by the next renewal.
+            self.servers.ask_all(numbers).await;
             self.enrol(&self.node, incarnation, true).await;
         }
         Some(Reply::Lease(state))
@@ -91,7 +97,7 @@ impl Rim {
         if is_empty {
             self.enrol(&self.node, incarnation, false).await?;
         }
-        self.delete_counter(&self.node).await?;
+        self.delete_numbers(&self.node).await?;
         Some(Reply::Done)
     }
 
@@ -99,53 +105,42 @@ impl Rim {
     pub async fn count_listed(&self, node: &str, incarnation: Incarnation) -> Option<u64> {
         let requests = (0..keys::BUCKETS).map(|bucket| {
             let key = keys::bucket(node, incarnation, bucket);
-            Request { slot: keys::slot(key.as_bytes()), command: cmd("HLEN").arg(key).take() }
+            Request::of(&key, cmd("HLEN").arg(&key).take())
         });
         let answers = self.servers.ask_all(requests.collect()).await;
         answers.into_iter().map(|answer| answer?.ok().as_ref().and_then(number)).sum()
     }
 
-    /// Deletes a node's counter of connections, unless somebody has its lease: then it is of that life.
-    pub async fn delete_counter(&self, node: &str) -> Option<()> {
+    /// Deletes a node's counter of connections and its lag, unless somebody has its lease: then they are of that life.
+    pub async fn delete_numbers(&self, node: &str) -> Option<()> {
         let lease = keys::lease(node);
         if matches!(self.ask(&lease, cmd("GET").arg(&lease).take()).await?, Value::Nil) {
-            let counter = keys::node_connections(node);
-            self.ask(&counter, cmd("DEL").arg(&counter).take()).await?;
+            let numbers = [keys::node_connections(node), keys::lag(node)];
+            let requests = numbers.iter().map(|key| Request::of(key, cmd("DEL").arg(key).take()));
+            for answer in self.servers.ask_all(requests.collect()).await {
+                answer?.ok()?;
+            }
         }
         Some(())
     }
 
     async fn look(&self) -> Option<Reply> {
-        let entries = match self.ask(keys::REGISTRY, cmd("HGETALL").arg(keys::REGISTRY).take()).await? {
-            Value::Map(entries) => entries,
-            _ => return None,
-        };
-        let entries: BTreeMap<String, Incarnation> = entries
-            .iter()
-            .filter_map(|(node, incarnation)| {
-                Some((string(node).filter(|node| is_node_id(node))?, number(incarnation)?))
-            })
-            .collect();
+        let entries = registry(&self.servers).await?;
         let requests = entries.keys().map(|node| {
             let key = keys::lease(node);
-            Request { slot: keys::slot(key.as_bytes()), command: cmd("GET").arg(key).take() }
+            Request::of(&key, cmd("GET").arg(&key).take())
         });
         let leases = self.servers.ask_all(requests.collect()).await;
         let mut nodes = Vec::with_capacity(entries.len());
         for ((node, incarnation), lease) in entries.iter().zip(leases) {
             // Not to know is no absence.
             let lease = lease?.ok()?;
-            let holder = string(&lease).and_then(|text| text.split_once(':')?.0.parse::<Incarnation>().ok());
-            let has_lease = holder == Some(*incarnation);
+            let has_lease = holder(&lease) == Some(*incarnation);
             nodes.push(Seen { node: node.as_str().into(), incarnation: *incarnation, has_lease });
         }
         let mut foreign: Vec<NodeId> = Vec::new();
         for server in self.servers.all() {
-            let pattern = format!("{}*", keys::NODE_CHANNEL_PREFIX);
-            let question = cmd("PUBSUB").arg("CHANNELS").arg(pattern).take();
-            let channels = array(self.servers.ask_server(&server, question).await)?;
-            let names = channels.iter().filter_map(string);
-            foreign.extend(names.filter_map(|name| keys::node_of_channel(&name)));
+            foreign.extend(heard_at(&self.servers, &server).await?);
         }
         foreign.retain(|node| !entries.contains_key(node.as_str()) && *node != self.node);
         foreign.sort_unstable();
@@ -159,4 +154,30 @@ impl Rim {
         command.arg(incarnation).arg(REMEMBERED_S);
         Some(Reply::Declared(number(&self.ask(&lease, command).await?)? == 1))
     }
+}
+
+/// The registry: the nodes of ours, and their lives.
+pub(super) async fn registry(servers: &Servers) -> Option<BTreeMap<String, Incarnation>> {
+    let question = cmd("HGETALL").arg(keys::REGISTRY).take();
+    let entries = match servers.ask(keys::slot(keys::REGISTRY.as_bytes()), question).await?.ok()? {
+        Value::Map(entries) => entries,
+        _ => return None,
+    };
+    let entry = |(node, incarnation): &(Value, Value)| {
+        Some((string(node).filter(|node| is_node_id(node))?, number(incarnation)?))
+    };
+    Some(entries.iter().filter_map(entry).collect())
+}
+
+/// The life that a lease is of.
+pub(super) fn holder(lease: &Value) -> Option<Incarnation> {
+    string(lease)?.split_once(':')?.0.parse().ok()
+}
+
+/// The nodes of any kind that hear their contract channel at this server.
+pub(super) async fn heard_at(servers: &Servers, server: &Server) -> Option<Vec<NodeId>> {
+    let pattern = format!("{}*", keys::NODE_CHANNEL_PREFIX);
+    let question = cmd("PUBSUB").arg("CHANNELS").arg(pattern).take();
+    let channels = array(servers.ask_server(server, question).await)?;
+    Some(channels.iter().filter_map(string).filter_map(|name| keys::node_of_channel(&name)).collect())
 }

@@ -7,6 +7,7 @@
 //! - [`servers`]: which server has a slot; commands in pipelines, sent again where that is safe
 //! - [`publish`]: the hot path, in order for each server
 //! - [`directory`], [`membership`], [`reap`]: calls as commands, and answers as replies
+//! - [`survey`]: a look from outside, for `ringmesh cluster`
 //!
 //! Each server has a connection for commands and one for publishing, so that a hundred thousand registrations don't
 //! delay a message; one more, on the server that has the slot of our link, hears what is published.
@@ -20,9 +21,11 @@ mod publish;
 mod reap;
 mod servers;
 mod session;
+mod survey;
 
 pub use caller::Caller;
 pub use events::{Event, Events};
+pub use survey::Surveyor;
 
 use std::rc::Rc;
 

@@ -67,7 +67,7 @@ impl Rim {
             }
             self.ask(&lives, cmd("SREM").arg(&lives).arg(life).take()).await?;
         }
-        self.delete_counter(node).await?;
+        self.delete_numbers(node).await?;
         self.enrol(node, incarnation, false).await?;
         Some(true)
     }

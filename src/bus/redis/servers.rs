@@ -16,7 +16,7 @@ use redis::{Cmd, Pipeline, PushInfo, PushKind, RedisError, ServerError, Value};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::super::keys::SLOTS;
+use super::super::keys::{self, SLOTS};
 use super::super::scripts::Scripts;
 use super::open::{Address, Layout, Opener, Reason, at};
 
@@ -42,6 +42,13 @@ pub(super) struct Down {
 pub(super) struct Request {
     pub slot: u16,
     pub command: Cmd,
+}
+
+impl Request {
+    /// One whose keys are all in the slot of `key`.
+    pub fn of(key: &str, command: Cmd) -> Request {
+        Request { slot: keys::slot(key.as_bytes()), command }
+    }
 }
 
 /// A server's answer; `None` when it is not known whether the command was done.
@@ -131,6 +138,9 @@ async fn load(connection: &mut MultiplexedConnection, scripts: &Scripts) -> Resu
     scripts.load().for_each(|command| {
         pipeline.add_command(command);
     });
+    if pipeline.is_empty() {
+        return Ok(());
+    }
     let answers = connection.send_packed_commands(&pipeline, 0, pipeline.len()).await?;
     answers.into_iter().try_for_each(|answer| answer.extract_error().map(drop))
 }
@@ -159,11 +169,15 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    /// Connects to every master. Of a cluster some may be out of reach.
-    pub async fn connect(opener: Opener, downs: UnboundedSender<Down>) -> Result<Servers, Reason> {
+    /// Connects to every master, which is given these scripts. Of a cluster some may be out of reach: answers why, too.
+    pub async fn connect(
+        opener: Opener,
+        scripts: Scripts,
+        downs: UnboundedSender<Down>,
+    ) -> Result<(Servers, Vec<Reason>), Reason> {
         let servers = Servers {
             opener,
-            scripts: Scripts::new(),
+            scripts,
             downs,
             masters: RefCell::default(),
             slots: RefCell::new(vec![NOBODY; SLOTS].into_boxed_slice()),
@@ -176,7 +190,7 @@ impl Servers {
         if servers.masters.borrow().is_empty() {
             return Err(out_of_reach.into_iter().next().unwrap_or_else(|| "Redis has no masters".to_owned()));
         }
-        Ok(servers)
+        Ok((servers, out_of_reach))
     }
 
     /// Puts a layout in force; what is connected stays so. Answers why masters are out of reach.

@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::super::keys::{self, Tags};
-use super::super::scripts::Name;
+use super::super::scripts::{Name, Scripts};
 use super::caller::{Publish, Shared};
 use super::events::{Event, EventSender};
 use super::open::{Opener, Reason};
@@ -56,6 +56,8 @@ struct Echo {
     start: Instant,
     /// When the last one came back, in ns.
     heard_ns: AtomicU64,
+    /// How long the slowest one took since somebody asked, in ns; 0: none has come back.
+    slowest_ns: AtomicU64,
     heard: Notify,
 }
 
@@ -112,7 +114,7 @@ pub(super) async fn run(config: RedisConfig, shared: Rc<Shared>) {
 }
 
 /// A number that nobody can guess.
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     ahash::RandomState::new().hash_one(0_u8)
 }
 
@@ -125,7 +127,7 @@ impl Session {
     async fn connect(config: &RedisConfig, token: &str, shared: &Rc<Shared>) -> Result<Session, Reason> {
         let (sender, downs) = unbounded_channel();
         let opener = Opener::new(config.url.clone(), &config.node)?;
-        let servers = Servers::connect(opener, sender.clone()).await?;
+        let servers = Servers::connect(opener, Scripts::new(), sender.clone()).await?.0;
         let link = keys::link(&config.node);
         let home = servers.of_slot(keys::slot(link.as_bytes()));
         let home = home.ok_or("the part of the Redis Cluster that has this node's own channel is out of reach")?;
@@ -133,6 +135,7 @@ impl Session {
             token: random(),
             start: Instant::now(),
             heard_ns: AtomicU64::new(0),
+            slowest_ns: AtomicU64::new(0),
             heard: Notify::new(),
         });
         let push = hear(&config.node, servers.is_cluster(), &echo, &shared.events, sender);
@@ -295,6 +298,11 @@ impl Rim {
         goes_on
     }
 
+    /// How long the slowest probe took that has come back since the last call; `None` when none has.
+    pub fn take_slowest_probe(&self) -> Option<Duration> {
+        Some(self.echo.slowest_ns.swap(0, Relaxed)).filter(|ns| *ns > 0).map(Duration::from_nanos)
+    }
+
     /// For the publisher.
     pub fn shared(&self) -> &Shared {
         &self.shared
@@ -317,9 +325,11 @@ impl Echo {
         let sent = u64::from_le_bytes(sent.try_into().ok()?);
         (u64::from_le_bytes(*token) == self.token).then(|| {
             let now = self.now_ns();
+            let took = now.saturating_sub(sent).max(1);
             self.heard_ns.store(now, Relaxed);
+            self.slowest_ns.fetch_max(took, Relaxed);
             self.heard.notify_one();
-            Duration::from_nanos(now.saturating_sub(sent))
+            Duration::from_nanos(took)
         })
     }
 
