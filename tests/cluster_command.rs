@@ -201,7 +201,17 @@ fn a_life_that_has_ended_is_shown_until_its_users_are_taken_off() {
         assert_eq!(other.call(Call::Reap { node: "gone".into(), incarnation }).await, Reply::Reaped(true));
         let seen = look(&url);
         assert_eq!(row(&seen, "gone")["life"], back.incarnation);
+        assert_eq!(other.call(Call::Release { incarnation: other.incarnation }).await, Reply::Done);
+        // Its rim still listens, and nothing else is left of it.
+        let seen = look(&url);
+        let other = row(&seen, "other");
+        let expected = json!(["ringmesh", "no_lease", null, null, true]);
+        assert_eq!(
+            json!([other["kind"], other["state"], other["life"], other["users"], other["hears_link"]]),
+            expected
+        );
     });
+    assert!(rows(&look(&url), "other").is_empty(), "who has ended leaves nothing behind");
 }
 
 #[test]

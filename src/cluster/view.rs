@@ -50,7 +50,7 @@ pub enum Kind {
 pub enum State {
     /// It has its lease; of a foreign node, it hears its channel.
     Up,
-    /// Its lease has lapsed, and nobody has declared it dead: it may come back.
+    /// Its lease has lapsed, and nobody has declared it dead: it may come back. Or it has none yet, or no more.
     NoLease,
     /// It has ended, and its users are not all taken off the directory yet.
     Dead,
@@ -67,7 +67,7 @@ pub struct Row {
     pub kind: Kind,
     /// How it stands.
     pub state: State,
-    /// Which life; foreign nodes have none.
+    /// Which life; foreign nodes have none, and a node that starts or ends has none either.
     pub life: Shown<Incarnation>,
     /// What is left of the lease.
     pub lease: Shown<Duration>,
@@ -116,11 +116,12 @@ impl View {
     pub fn new(survey: Survey) -> View {
         let rows: Vec<Row> = survey.nodes.into_iter().flat_map(rows).collect();
         let is_up = |row: &&Row| row.state == State::Up;
+        let has_life = |row: &&Row| row.life != Shown::Nothing;
         let is_ours = |row: &&Row| row.kind == Kind::Ringmesh;
         let totals = Totals {
             nodes: rows.iter().filter(is_ours).filter(is_up).count(),
             foreign: rows.iter().filter(|row| row.kind == Kind::Foreign).count(),
-            gone: rows.iter().filter(|row| matches!(row.state, State::NoLease | State::Dead)).count(),
+            gone: rows.iter().filter(|row| matches!(row.state, State::NoLease | State::Dead)).filter(has_life).count(),
             connections: sum(rows.iter().map(|row| row.connections)),
             users: sum(rows.iter().filter(|row| matches!(row.state, State::Up | State::Unknown)).map(|row| row.users)),
         };
@@ -136,11 +137,6 @@ fn sum(values: impl Iterator<Item = Shown<u64>>) -> Shown<u64> {
     })
 }
 
-/// What only nodes of ours have.
-fn ours<T>(kind: Kind, value: Known<T>) -> Shown<T> {
-    Shown::of(if kind == Kind::Foreign { Some(None) } else { value.map(Some) })
-}
-
 /// A node's lives, the newest first; a foreign node has none, and one row all the same.
 fn rows(found: NodeFound) -> Vec<Row> {
     let lease = found.lease.flatten();
@@ -151,6 +147,8 @@ fn rows(found: NodeFound) -> Vec<Row> {
     let is_declared_dead = life.and_then(|life| life.is_declared_dead);
     let kind = match (newest, found.lease, &found.lives) {
         (Some(_), ..) => Kind::Ringmesh,
+        // Links are ours alone: it has just connected, or is about to end.
+        (None, Some(_), Some(_)) if found.hears_link == Some(true) => Kind::Ringmesh,
         (None, Some(_), Some(_)) => Kind::Foreign,
         _ => Kind::Unknown,
     };
@@ -158,18 +156,20 @@ fn rows(found: NodeFound) -> Vec<Row> {
         (Kind::Foreign, ..) | (Kind::Ringmesh, Some(Some(_)), _) => State::Up,
         (Kind::Ringmesh, Some(None), Some(true)) => State::Dead,
         (Kind::Ringmesh, Some(None), Some(false)) => State::NoLease,
+        (Kind::Ringmesh, Some(None), None) if newest.is_none() => State::NoLease,
         _ => State::Unknown,
     };
+    let missing = || if kind == Kind::Unknown { Shown::Unknown } else { Shown::Nothing };
     let own = Row {
         node: found.node.clone(),
         kind,
         state,
-        life: ours(kind, newest),
+        life: newest.map_or_else(missing, Shown::Is),
         lease: Shown::of(found.lease.map(|lease| lease.map(|lease| lease.left))),
         connections: Shown::of(found.connections),
-        users: ours(kind, life.and_then(|life| life.users)),
+        users: if newest.is_none() { missing() } else { Shown::of(life.and_then(|life| life.users).map(Some)) },
         hears_contract: Shown::of(found.hears_contract.map(Some)),
-        hears_link: ours(kind, found.hears_link),
+        hears_link: Shown::of(if kind == Kind::Foreign { Some(None) } else { found.hears_link.map(Some) }),
         lag: Shown::of(found.lag),
     };
     let earlier = lives.iter().rev().filter(|life| Some(life.incarnation) != newest).map(|life| Row {
@@ -266,6 +266,14 @@ pub(super) mod tests {
         assert_eq!((row.hears_contract, row.hears_link), (Shown::Is(true), Shown::Nothing));
         let Totals { nodes, foreign, connections, users, .. } = view.totals;
         assert_eq!((nodes, foreign, connections, users), (1, 1, Shown::Is(8), Shown::Is(3)));
+    }
+
+    #[test]
+    fn who_hears_a_link_is_ours_also_without_a_life() {
+        let view = view(vec![NodeFound { hears_link: Some(true), ..foreign("a") }]);
+        let Row { kind, state, life, users, .. } = view.rows[0];
+        assert_eq!((kind, state, life, users), (Kind::Ringmesh, State::NoLease, Shown::Nothing, Shown::Nothing));
+        assert_eq!((view.totals.nodes, view.totals.foreign, view.totals.gone), (0, 0, 0));
     }
 
     #[test]

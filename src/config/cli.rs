@@ -226,7 +226,7 @@ const CLUSTER_NOTES: &str = "\
 Needs no more than --redis, in any of the ways that `ringmesh serve` takes it, and runs wherever
 Redis can be reached. It takes no lease and writes nothing to Redis.
 
-state: up; no lease (it has lapsed; the node may come back); dead (a life that has ended, and has
+state: up; no lease (it has lapsed, and the node may come back; or it starts or ends); dead (a life that has ended, and has
 users in the directory that other nodes take off). users: those in the directory; who is on two
 nodes counts twice. listens: somebody hears what is published for the node. lag: the slowest of the
 node's own messages to itself through Redis, one a second, in the last 3 s. What a server that is out
