@@ -282,16 +282,26 @@ fn acl_line(password: &str) -> Vec<String> {
 
 #[test]
 fn the_rights_that_the_readme_gives_are_enough() {
-    let redis = RedisServer::start();
     let line = acl_line("secret");
-    let user = line[2].clone();
-    redis.ask(&line.iter().map(String::as_str).collect::<Vec<_>>());
-    let url = format!("redis://{user}:secret@127.0.0.1:{}", redis.port());
-    let node = Gateway::with(&[("--redis", &url)]);
-    support::cluster::wait_until_ready(&node);
-    let _client = node.client("alice");
-    wait_for_row(&url, &node.node_id, |row| row["connections"] == 1 && row["users"] == 1 && row["lag_us"].is_u64());
-    assert_eq!(redis.ask(&["ACL", "LOG"]), "", "nothing was denied");
+    let line: Vec<&str> = line.iter().map(String::as_str).collect();
+    let (redis, cluster) = (RedisServer::start(), RedisCluster::start(3, 0));
+    let all: Vec<&RedisServer> = [&redis].into_iter().chain(&cluster.masters).collect();
+    for server in &all {
+        server.ask(&line);
+    }
+    for url in [redis.url(), cluster.url()] {
+        let url = url.replace("://", &format!("://{}:secret@", line[2]));
+        let node = Gateway::with(&[("--redis", &url)]);
+        support::cluster::wait_until_ready(&node);
+        let _client = node.client("alice");
+        let is_all_there = |row: &Value| {
+            row["connections"] == 1 && row["users"] == 1 && row["hears_link"] == true && row["lag_us"].is_u64()
+        };
+        wait_for_row(&url, &node.node_id, is_all_there);
+    }
+    for server in &all {
+        assert_eq!(server.ask(&["ACL", "LOG"]), "", "nothing was denied");
+    }
 }
 
 #[test]

@@ -9,7 +9,10 @@ use std::fs;
 use std::path::Path;
 
 /// What decides, and touches nothing.
-const PURE: [&str; 6] = ["ids.rs", "time.rs", "ws", "client", "http", "hub"];
+const PURE: [&str; 9] =
+    ["ids.rs", "time.rs", "ws", "client", "http", "hub", "bus", "cluster/view.rs", "cluster/show.rs"];
+/// What does not, within.
+const RIM: [&str; 2] = ["bus/redis", "bus/thread.rs"];
 /// Words for what a pure file is told instead of asking: the kernel, the clock, sockets, threads, other shards.
 const IMPURE_WORDS: [&str; 22] = [
     "glommio",
@@ -123,7 +126,7 @@ fn sources() -> Vec<Source> {
     let mut found = Vec::new();
     visit(&root, &root, &mut found);
     // A rule about a place that is gone would hold for ever.
-    let places = PURE.iter().chain(&NAMES_GLOMMIO).chain(&NAMES_UNSAFE).chain(&NAMES_IO_URING);
+    let places = PURE.iter().chain(&RIM).chain(&NAMES_GLOMMIO).chain(&NAMES_UNSAFE).chain(&NAMES_IO_URING);
     for place in places {
         assert!(found.iter().any(|source| source.is_below(&[place])), "src/{place} is no more: this test names it");
     }
@@ -135,7 +138,7 @@ type Rule = fn(&Source) -> Option<String>;
 
 fn pure_files_touch_nothing(source: &Source) -> Option<String> {
     let word = IMPURE_WORDS.into_iter().find(|word| source.names(word))?;
-    source.is_below(&PURE).then(|| format!("names {word}, and decides"))
+    (source.is_below(&PURE) && !source.is_below(&RIM)).then(|| format!("names {word}, and decides"))
 }
 
 fn dependencies_point_one_way(source: &Source) -> Option<String> {
@@ -202,7 +205,8 @@ fn every_module_has_its_place() {
 #[test]
 fn every_rule_sees_what_breaks_it() {
     let long = "\n".repeat(FILE_LINES_MAX + 1);
-    let broken: [(Rule, &str, &str); 16] = [
+    let broken: [(Rule, &str, &str); 17] = [
+        (pure_files_touch_nothing, "bus/link/tests.rs", "tokio::time::sleep(it).await"),
         (pure_files_touch_nothing, "hub/state.rs", "use std::time::{Duration, Instant};"),
         (pure_files_touch_nothing, "ids.rs", "let now = std::time::SystemTime::now();"),
         (pure_files_touch_nothing, "ws/decoder/tests.rs", "std::net::TcpStream::connect(addr)"),
