@@ -211,7 +211,7 @@ fn a_life_that_has_ended_is_shown_until_its_users_are_taken_off() {
             expected
         );
     });
-    assert!(rows(&look(&url), "other").is_empty(), "who has ended leaves nothing behind");
+    eventually("nothing of who has ended", DEADLINE, || rows(&look(&url), "other").is_empty().then_some(()));
 }
 
 #[test]
