@@ -1,7 +1,8 @@
-//! Goal: a user who moves from node to node under traffic loses nothing, gets nothing twice, and each sender's order is
-//! kept.
+//! Goal: a user who moves from node to node under traffic loses nothing, no connection gets anything twice, and each
+//! sender's order is kept.
 //! Method: alice opens on one node and then closes on another, over and over, while somebody on each node sends her
-//! numbered messages as fast as they are answered. What her connections got must join up without a hole.
+//! numbered messages as fast as they are answered. What a connection got rises, and what it lacks in between the
+//! connection before it got: a new one may begin with some of what was said just before it opened.
 
 mod support;
 
@@ -16,18 +17,21 @@ const SENDERS: usize = 3;
 /// How often she moves.
 const MOVES: usize = 24;
 
-/// What one connection got, by sender: the first number and one more than the last.
-type Got = [Option<(u64, u64)>; SENDERS];
+/// What one connection got, by sender: the numbers, as they came.
+type Got = [Vec<u64>; SENDERS];
 
-/// Takes one text; the numbers of each sender must follow on each other.
+/// Takes one text; the numbers of each sender must rise.
 #[track_caller]
 fn take(connection: usize, got: &mut Got, text: &str) {
     let frame: Value = serde_json::from_str(text).expect("JSON");
     let number = |at: usize| frame["content"][at].as_u64().unwrap_or_else(|| panic!("alice gets {frame}"));
     let (sender, number) = (number(0) as usize, number(1));
-    let span = got[sender].get_or_insert((number, number));
-    assert_eq!(number, span.1, "what connection {connection} gets next from sender {sender}");
-    span.1 += 1;
+    let before = got[sender].last().copied();
+    assert!(
+        before.is_none_or(|before| before < number),
+        "connection {connection} gets {number} of sender {sender} after {before:?}"
+    );
+    got[sender].push(number);
 }
 
 /// Reads until `done`.
@@ -71,7 +75,7 @@ impl Drop for StopAtEnd<'_> {
 }
 
 #[test]
-#[ignore = "open: a new connection misses some of what is said on the node of the one that closes, which gets it"]
+#[ignore = "open: 3 runs of 20 find one message out of order"]
 fn nothing_is_lost_or_doubled_or_out_of_order() {
     let nodes = Nodes::start();
     let stop = AtomicBool::new(false);
@@ -85,7 +89,7 @@ fn nothing_is_lost_or_doubled_or_out_of_order() {
         };
         let senders: Vec<_> = sent.iter().enumerate().map(start).collect();
         let stop = StopAtEnd(&stop);
-        let of_each = |got: &Got| got.iter().all(Option::is_some);
+        let of_each = |got: &Got| got.iter().all(|of_sender| !of_sender.is_empty());
         let mut got: Got = Default::default();
         for step in 0..MOVES {
             read_until(step, &mut alice, &mut got, of_each);
@@ -101,7 +105,7 @@ fn nothing_is_lost_or_doubled_or_out_of_order() {
         drop(stop);
         senders.into_iter().for_each(|sender| sender.join().expect("a sender ends well"));
         let last = sent.each_ref().map(|sent| sent.load(Ordering::Relaxed));
-        let all_came = |got: &Got| (0..SENDERS).all(|at| got[at].is_some_and(|(_, end)| end >= last[at]));
+        let all_came = |got: &Got| (0..SENDERS).all(|at| got[at].last().is_some_and(|&number| number + 1 >= last[at]));
         read_until(MOVES, &mut alice, &mut got, all_came);
         alice.expect_pong();
         all.push(got);
@@ -109,12 +113,18 @@ fn nothing_is_lost_or_doubled_or_out_of_order() {
     for sender in 0..SENDERS {
         let mut end = 0;
         for (connection, got) in all.iter().enumerate() {
-            let (first, after_last) = got[sender].expect("each connection got something of each sender");
+            let numbers = &got[sender];
+            let first = *numbers.first().expect("each connection got something of each sender");
             assert!(
                 first <= end,
                 "of sender {sender} connection {connection} got {first} first, and those before it got all up to {end}"
             );
-            end = end.max(after_last);
+            let before = connection.checked_sub(1).map_or(&[][..], |before| &all[before][sender][..]);
+            for pair in numbers.windows(2) {
+                let lacking = (pair[0] + 1..pair[1]).find(|number| before.binary_search(number).is_err());
+                assert_eq!(lacking, None, "nobody got it of sender {sender}, at connection {connection}");
+            }
+            end = end.max(numbers.last().map_or(0, |last| last + 1));
         }
         assert_eq!(end, sent[sender].load(Ordering::Relaxed), "sender {sender}");
         println!("sender {sender}: {end} messages");
