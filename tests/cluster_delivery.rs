@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 use support::client::{broadcast_from, message_from};
-use support::{Client, Nodes};
+use support::{Client, DEADLINE, Nodes, eventually};
 
 /// Users whose names a key, a channel, a script or JSON could stumble over.
 const NAMES: [&str; 12] = [
@@ -95,8 +95,11 @@ fn content_of_the_largest_size_crosses_as_it_is() {
 fn a_user_who_is_nowhere_is_silent_and_reached_once_he_comes() {
     let nodes = Nodes::with(2, &[]);
     let mut alice = nodes[0].client("alice");
-    alice.send_to("bob", "1");
+    alice.send_to("bob", "\"too early\"");
     alice.expect_pong();
+    eventually("a message that was for nobody", DEADLINE, || {
+        (nodes[0].metrics().sum("ringmesh_bus_offline_total", &[]) == 1.0).then_some(())
+    });
     // Absence must not be remembered: the very next message finds him.
     for round in 0..20 {
         let mut bob = nodes[1].client("bob");

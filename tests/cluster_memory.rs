@@ -80,7 +80,8 @@ fn a_flood_while_redis_stands_still_is_refused_and_not_kept() {
                             sender.send_to(&format!("unknown{number}"), content);
                         })
                     }
-                    _ => flood(sender, share / 8, Client::broadcast),
+                    // These fill the link by themselves, however late the others are.
+                    _ => flood(sender, share / 3, Client::broadcast),
                 })
             })
             .collect();
