@@ -54,13 +54,24 @@ fn run(faults: Faults) {
     if chosen.is_none() && !faults.kills && !faults.failovers {
         // A simulation that never met what it is about proves nothing.
         assert!(deliveries > 500 * seeds, "{deliveries} deliveries");
-        assert!(musts > 100 * seeds, "{musts} deliveries were due");
+        // Who moves without rest is nowhere for long, so nothing is due.
+        assert!(faults.rush || musts > 100 * seeds, "{musts} deliveries were due");
     }
 }
 
 #[test]
 fn users_come_move_and_go() {
     run(Faults::default());
+}
+
+#[test]
+fn one_user_moves_as_fast_as_can_be() {
+    run(Faults { rush: true, ..Faults::default() });
+}
+
+#[test]
+fn one_user_moves_and_the_shards_lag() {
+    run(Faults { latency: 2 * MS, slow_shards: true, rush: true, ..Faults::default() });
 }
 
 #[test]

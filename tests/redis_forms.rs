@@ -7,7 +7,7 @@ mod support;
 
 use std::time::Duration;
 
-use ringmesh::bus::call::{Call, Reply, Why};
+use ringmesh::bus::call::{Call, Reply};
 use ringmesh::bus::redis::Event;
 use support::redis::{RedisCluster, RedisServer, Sentinels};
 use support::rim::{Rim, on_one_thread};
@@ -56,7 +56,7 @@ fn a_stopped_server_is_noticed_and_every_call_is_answered() {
         redis.stop();
         let mut ids = Vec::new();
         for at in 0..2_000 {
-            let call = a.registration(&format!("user-{at}"), Why::Arrival);
+            let call = a.registration(&format!("user-{at}"));
             ids.push(a.hand_over(call));
             ids.push(a.publish("a", "envelope"));
         }
@@ -215,7 +215,7 @@ fn a_cluster_takes_any_user_id_and_its_links_are_sharded() {
             assert_eq!(a.holders(user).await, ["a", "b"], "{user}");
             b.unregister(user, 0).await;
         }
-        let many: Vec<_> = (0..1_000).map(|at| a.registration(&format!("user-{at}"), Why::Arrival)).collect();
+        let many: Vec<_> = (0..1_000).map(|at| a.registration(&format!("user-{at}"))).collect();
         let ids: Vec<_> = many.into_iter().map(|call| a.hand_over(call)).collect();
         for id in ids {
             let is_it =

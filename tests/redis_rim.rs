@@ -6,7 +6,7 @@
 mod support;
 
 use compact_str::CompactString;
-use ringmesh::bus::call::{Call, LeaseState, Location, Reply, Why};
+use ringmesh::bus::call::{Call, LeaseState, Location, Reply};
 use ringmesh::bus::redis::Event;
 use support::redis::RedisServer;
 use support::rim::{Rim, on_one_thread};
@@ -34,7 +34,7 @@ fn a_user_is_where_the_newest_holder_is_and_events_come_once() {
         assert_eq!(redis.ask(&["EXISTS", "user:node:alice"]), "0");
         assert_eq!(a.locate("alice").await, Location::default());
         assert_eq!(a.user_events(&redis).await, ["offline alice a"]);
-        assert_eq!(redis.ask(&["KEYS", "*users"]), "", "nobody is listed any more");
+        assert_eq!(redis.ask(&["KEYS", "*:users:*"]), "", "nobody is listed any more");
     });
 }
 
@@ -44,7 +44,7 @@ fn late_commands_lose() {
     on_one_thread(async {
         let mut a = Rim::connected(&redis.url(), "a").await;
         a.hear_events().await;
-        let early = a.registration("alice", Why::Arrival);
+        let early = a.registration("alice");
         assert!(matches!(a.call(early.clone()).await, Reply::Registered { .. }));
         let removal = a.removal("alice", 0);
         assert_eq!(a.call(removal.clone()).await, Reply::Unregistered);
@@ -52,11 +52,11 @@ fn late_commands_lose() {
         assert_eq!(a.call(early).await, Reply::Superseded);
         assert_eq!(redis.ask(&["EXISTS", "user:node:alice"]), "0");
         // The user has come back; the removal again.
-        let again = a.registration("alice", Why::Arrival);
+        let again = a.registration("alice");
         assert!(matches!(a.call(again.clone()).await, Reply::Registered { .. }));
         a.call(removal).await;
         assert_eq!(a.holders("alice").await, ["a"]);
-        assert_ne!(redis.ask(&["KEYS", "*users"]), "", "and is listed for the case that the node dies");
+        assert_ne!(redis.ask(&["KEYS", "*:users:*"]), "", "and is listed for the case that the node dies");
         // The same registration twice is one.
         assert!(matches!(a.call(again).await, Reply::Registered { .. }));
         assert_eq!(a.user_events(&redis).await, ["online alice a", "offline alice a", "online alice a"]);
@@ -80,7 +80,7 @@ fn an_earlier_life_removes_nothing_of_the_one_after_it() {
         assert_eq!(a.call(Call::Reap { node: "a".into(), incarnation: old }).await, Reply::Reaped(true));
         let location = a.locate("alice").await;
         assert_eq!(location.holders.first().map(|holder| holder.incarnation), Some(a.incarnation));
-        let stale = Call::Register { user: "alice".into(), incarnation: old, op: 2000, why: Why::Arrival };
+        let stale = Call::Register { user: "alice".into(), incarnation: old, op: 2000 };
         assert_eq!(a.call(stale).await, Reply::Superseded);
         redis.ask(&["DEL", "rm:{n:a}:lease"]);
         assert_eq!(a.acquire().await.len(), 1, "what is reaped is not named again");
@@ -108,7 +108,7 @@ fn a_reconnect_within_the_grace_is_silent_and_an_end_of_it_is_told_once() {
         assert_eq!(b.call(end.clone()).await, Reply::Done);
         assert_eq!(b.call(end).await, Reply::Done);
         assert_eq!(a.user_events(&redis).await, ["offline alice b"]);
-        assert_eq!(redis.ask(&["KEYS", "*users"]), "");
+        assert_eq!(redis.ask(&["KEYS", "*:users:*"]), "");
     });
 }
 
@@ -118,8 +118,7 @@ fn what_is_put_back_is_silent() {
     on_one_thread(async {
         let mut a = Rim::connected(&redis.url(), "a").await;
         a.hear_events().await;
-        let call = a.registration("alice", Why::Restore);
-        assert!(matches!(a.call(call).await, Reply::Registered { .. }));
+        a.register("alice").await;
         let alice = a.op() - 1;
         assert_eq!(a.renew(&[("alice", alice)]).await, 0);
         // A foreign node's plain SET and DEL.
@@ -135,12 +134,12 @@ fn what_is_put_back_is_silent() {
         redis.ask(&["SCRIPT", "FLUSH"]);
         assert_eq!(a.renew(&[("alice", alice)]).await, 1);
         assert_eq!(a.holders("alice").await, ["a"]);
-        assert_ne!(redis.ask(&["KEYS", "*users"]), "");
+        assert_ne!(redis.ask(&["KEYS", "*:users:*"]), "");
         // A renewal that was under way when the user left.
         a.unregister("alice", 0).await;
         assert_eq!(a.renew(&[("alice", alice)]).await, 0);
         assert_eq!(redis.ask(&["EXISTS", "user:node:alice"]), "0");
-        assert_eq!(a.user_events(&redis).await, ["offline alice a"]);
+        assert_eq!(a.user_events(&redis).await, ["online alice a", "offline alice a"]);
     });
 }
 
@@ -219,7 +218,7 @@ fn a_dead_node_is_reaped_once_and_a_live_one_never() {
     on_one_thread(async {
         let (mut a, mut b) = (Rim::connected(&redis.url(), "a").await, Rim::connected(&redis.url(), "b").await);
         const USERS: usize = 3000;
-        let calls: Vec<_> = (0..USERS).map(|at| a.registration(&format!("user-{at}"), Why::Arrival)).collect();
+        let calls: Vec<_> = (0..USERS).map(|at| a.registration(&format!("user-{at}"))).collect();
         let ids: Vec<_> = calls.into_iter().map(|call| a.hand_over(call)).collect();
         for id in ids {
             let reply =
@@ -259,12 +258,12 @@ fn a_dead_node_is_reaped_once_and_a_live_one_never() {
         assert!(events.contains(&"offline in-grace a".to_owned()) && !events.contains(&"offline user-0 a".to_owned()));
         assert_eq!(b.holders("user-0").await, ["b"]);
         assert_eq!(redis.ask(&["KEYS", "user:node:*"]), "user:node:user-0");
-        assert_eq!(redis.ask(&["KEYS", "rm:{n:a:*"]), "", "no bucket is left");
+        assert_eq!(redis.ask(&["KEYS", "rm:{*}:users:a:*"]), "", "no bucket is left");
         assert_eq!(redis.ask(&["EXISTS", "node:connections:a"]), "0");
         let Reply::Looked { nodes, .. } = b.call(Call::Look).await else { panic!("no look") };
         assert_eq!(nodes.len(), 1);
         // A user whom it registers after all is found by the second look.
-        let late = Call::Register { user: "late".into(), incarnation: a.incarnation, op: 99_999, why: Why::Arrival };
+        let late = Call::Register { user: "late".into(), incarnation: a.incarnation, op: 99_999 };
         assert!(matches!(a.call(late).await, Reply::Registered { .. }));
         assert_eq!(b.call(reap).await, Reply::Reaped(true));
         assert_eq!(b.user_events(&redis).await, ["online late a", "offline late a"]);
@@ -298,7 +297,7 @@ fn envelopes_keep_their_order_while_thousands_register() {
         for at in 0..ENVELOPES {
             ids.push(a.publish("b", at.to_le_bytes().to_vec()));
             if at % 4 == 0 {
-                let call = a.registration(&format!("user-{at}"), Why::Arrival);
+                let call = a.registration(&format!("user-{at}"));
                 ids.push(a.hand_over(call));
             }
         }
@@ -335,7 +334,7 @@ fn what_it_costs() {
             let (redis_cpu_s, cpu_s, start) = (redis.cpu_s(), own_cpu_s(), std::time::Instant::now());
             for at in 0..USERS {
                 let user = format!("user-{at}");
-                let call = if what == "unregister" { a.removal(&user, 0) } else { a.registration(&user, Why::Arrival) };
+                let call = if what == "unregister" { a.removal(&user, 0) } else { a.registration(&user) };
                 a.hand_over(call);
             }
             for _ in 0..USERS {

@@ -31,15 +31,6 @@ pub struct Holder {
     pub incarnation: Incarnation,
 }
 
-/// Why a user is registered; it decides whether `user:events` hears of it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Why {
-    /// The user has come: online, if no other node holds the user (and no grace is running).
-    Arrival,
-    /// Redis may have lost what this node had written: silent.
-    Restore,
-}
-
 /// One call to Redis.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Call {
@@ -69,8 +60,6 @@ pub enum Call {
         incarnation: Incarnation,
         /// The number of this operation.
         op: u64,
-        /// Why.
-        why: Why,
     },
     /// Takes this node off the user's holders (compare, then delete; a tombstone of 60 s carries the number), promotes
     /// another holder in `user:node:<uid>`, publishes offline when none is left, or, with a grace, leaves a deadline in
@@ -103,7 +92,7 @@ pub enum Call {
     Renew {
         /// Ours.
         incarnation: Incarnation,
-        /// The users, each with the number of the operation.
+        /// The users, each with the number of the operation that registered the user.
         users: Vec<(CompactString, u64)>,
     },
     /// Who is there: the registry with its leases, and, from `PUBSUB CHANNELS node:*`, foreign nodes. Answered

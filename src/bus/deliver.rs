@@ -33,13 +33,14 @@ const VIA_MARKS: u32 = VIA_FORWARDED | VIA_SHARED | VIA_SENDER_HOLDS | VIA_ONLY 
 impl Bus {
     /// To the connections of this node, and to the other holders.
     pub(super) fn deliver_and_forward(&mut self, user: UserKey, parcel: Parcel, fx: &mut dyn Effects) {
-        let copies = self.forward(&user, &parcel);
-        let shared = if copies > 0 { VIA_SHARED } else { 0 };
-        let via = self.via_self(shared, &parcel);
+        let mut via = self.via_self(0, &parcel);
+        if self.forward(&user, &parcel, via) > 0 {
+            via.link |= VIA_SHARED;
+        }
         self.deliver(user, parcel, via, fx);
     }
 
-    fn via_self(&mut self, marks: u32, parcel: &Parcel) -> Via {
+    pub(super) fn via_self(&mut self, marks: u32, parcel: &Parcel) -> Via {
         let sender_holds = if parcel.flags & SENDER_HOLDS != 0 { VIA_SENDER_HOLDS } else { 0 };
         Via { link: VIA_SELF & !VIA_MARKS | marks | sender_holds, seq: self.next_number(), stamp: parcel.stamp }
     }
@@ -55,8 +56,15 @@ impl Bus {
             return;
         }
         let Some(held) = self.held.get_mut(&user) else { return };
+        let parcel = Parcel { frame, flags, stamp };
+        if self.waiting_bytes < self.config.link_bytes_max && held.keep_until_joined(&parcel, via) {
+            self.waiting_bytes += weight(&parcel.frame);
+            return;
+        }
+        let is_copy = via.link & VIA_FORWARDED != 0 && !is_from_here(via);
+        let Parcel { frame, .. } = parcel;
         let mut freed = Vec::new();
-        let verdict = held.streams.judge(stamp, &mut freed);
+        let verdict = held.streams.judge(stamp, is_copy, &mut freed);
         self.hand_over_kept(&user, freed, fx);
         match verdict {
             Verdict::Deliver => {
@@ -64,6 +72,8 @@ impl Bus {
                 self.deliver_ready(&user, stamp.origin, fx);
             }
             Verdict::Duplicate => self.counters.duplicates += 1,
+            // As if it had found nobody.
+            Verdict::Past => self.returned(user, frame, via, fx),
             Verdict::Early if self.waiting_bytes < self.config.link_bytes_max => {
                 self.waiting_bytes += weight(&frame);
                 let Some(held) = self.held.get_mut(&user) else { return };
@@ -132,32 +142,39 @@ impl Bus {
 
     /// A message that was handed to the user's home found the user gone.
     pub(super) fn returned(&mut self, user: UserKey, frame: Bytes, via: Via, fx: &mut dyn Effects) {
+        self.begin_not_after(&user, via.stamp);
         if via.link & VIA_LEADS_ON != 0 {
             return;
         }
-        let is_shared = via.link & VIA_SHARED != 0;
-        let is_ours = via.link | VIA_MARKS == VIA_SELF;
         let sender_holds = if via.link & VIA_SENDER_HOLDS != 0 { SENDER_HOLDS } else { 0 };
         let parcel = Parcel { frame, flags: sender_holds, stamp: via.stamp };
-        if is_shared {
-            return self.one_way_failed(user, parcel, fx);
+        if via.link & VIA_SHARED != 0 {
+            return self.one_way_failed(user, parcel, Some(via), fx);
         }
-        if is_ours {
-            self.counters.rerouted += 1;
-            return self.route(user, parcel, fx);
-        }
-        let at = via.link & !VIA_MARKS;
-        if via.link & VIA_FORWARDED != 0 {
+        if !is_from_here(via) && via.link & VIA_FORWARDED != 0 {
             let flags = sender_holds | if via.link & VIA_ONLY != 0 { FORWARDED | ONLY } else { FORWARDED };
-            self.bounce(at, &user, via.seq, flags, &parcel);
-        } else {
-            self.bounce(at, &user, via.seq, sender_holds, &parcel);
+            return self.bounce(via.link & !VIA_MARKS, &user, via.seq, flags, &parcel);
+        }
+        self.go_back(user, parcel, Some(via), fx);
+    }
+
+    /// Sends a message back to the node that it came from, which puts it in its place among what it has sent since; or
+    /// on its way, when it is this node's own.
+    pub(super) fn go_back(&mut self, user: UserKey, parcel: Parcel, via: Option<Via>, fx: &mut dyn Effects) {
+        let came_from = via.filter(|via| !is_from_here(*via)).map(|via| (via.link & !VIA_MARKS, via.seq));
+        let is_there = |at: u32| self.peers[at as usize].dead < self.peers[at as usize].life;
+        match came_from.filter(|(at, _)| is_there(*at)) {
+            Some((at, seq)) => self.bounce(at, &user, seq, parcel.flags & SENDER_HOLDS, &parcel),
+            None => {
+                self.counters.rerouted += 1;
+                self.route(user, parcel, fx);
+            }
         }
     }
 
     /// A message went to this node's connections and, as the only copy, to another holder, and one of the two has found
-    /// nobody. When both have, it follows the user.
-    pub(super) fn one_way_failed(&mut self, user: UserKey, parcel: Parcel, fx: &mut dyn Effects) {
+    /// nobody. When both have, it follows the user. How it came is known where this node's connections were not there.
+    pub(super) fn one_way_failed(&mut self, user: UserKey, parcel: Parcel, via: Option<Via>, fx: &mut dyn Effects) {
         if parcel.flags & SENDER_HOLDS != 0 {
             // The connections of the node on which it was said have it.
             return;
@@ -170,12 +187,12 @@ impl Bus {
             oldest.map(|(_, message)| self.half_failed.remove(&message));
         }
         let message = (user.name.clone(), stamp);
-        if self.half_failed.remove(&message) {
-            self.counters.rerouted += 1;
-            self.route(user, parcel, fx);
-        } else {
-            self.half_failed.insert(message.clone());
-            self.half_failed_since.push_back((now, message));
+        match self.half_failed.remove(&message) {
+            Some(other) => self.go_back(user, parcel, via.or(other), fx),
+            None => {
+                self.half_failed.insert(message.clone(), via);
+                self.half_failed_since.push_back((now, message));
+            }
         }
     }
 
@@ -183,12 +200,20 @@ impl Bus {
     pub(super) fn bounce(&mut self, at: u32, user: &UserKey, seq: u64, flags: u8, parcel: &Parcel) {
         self.push_message(at, Kind::Bounce, flags, user, seq, parcel);
         // Until its fence comes, whatever else it has sent goes the same way, though the user should come back.
-        let has_fenced = self
-            .answers
-            .values()
-            .any(|answer| answer.peer == at && answer.kind == Kind::Fenced && answer.user == user.name);
+        let has_fenced =
+            self.answers.values().any(|answer| answer.peer == at && answer.ends_a_route && answer.user == user.name);
         if flags & FORWARDED == 0 && !has_fenced {
             self.bouncing.insert((at, user.name.clone()));
         }
     }
+}
+
+/// Whether a message came by the link of this peer.
+pub(super) fn has_come_from(via: Via, peer: u32) -> bool {
+    !is_from_here(via) && via.link & !VIA_MARKS == peer
+}
+
+/// Whether a message came by this node's own routes.
+fn is_from_here(via: Via) -> bool {
+    via.link | VIA_MARKS == VIA_SELF
 }

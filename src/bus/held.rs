@@ -5,18 +5,20 @@
 //! (*join*), so that it passes on what comes for the user, and what this node itself has sent the user elsewhere has
 //! been handled or has come back.
 
+use std::cmp::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::hub::bus::{FromBus, Via};
+use crate::hub::bus::{FromBus, Stamp, Via};
 use crate::hub::envelope::UserKey;
 use crate::time::Micros;
 
-use super::call::{Call, Incarnation, Location, Reply, Why};
+use super::call::{Call, Incarnation, Location, Reply};
+use super::deliver::has_come_from;
 use super::routes::{Route, weight};
-use super::state::{Asked, Bus, Effects, Later, Parcel, Purpose, REGISTER_WITHIN, RETRY_AFTER};
-use super::streams::Streams;
+use super::state::{Asked, Bus, Effects, Later, ORIGIN_SELF, Parcel, Purpose, REGISTER_WITHIN, RETRY_AFTER};
+use super::streams::{Begin, Streams};
 use super::wire::{FORWARDED, Kind, ONLY, SENDER_HOLDS, STALE};
 
 /// The TTL of a user's entry is an hour; it is renewed three times in that time…
@@ -39,6 +41,8 @@ pub(super) struct Held {
     busy: bool,
     /// Which life of this node a call may have entered the user for; 0: none.
     entered_as: Incarnation,
+    /// The number of the call that entered the user last.
+    entered_by: u64,
     /// When connections that wait are answered 503.
     deadline: Micros,
     version: u64,
@@ -46,10 +50,16 @@ pub(super) struct Held {
     older: u32,
     /// The other holders, the oldest first.
     others: Vec<(u32, Incarnation)>,
+    /// Where this node's own stream stood when the user's connections opened: what it has said since they have got.
+    own_from: Stamp,
+    /// Those who have joined, with the user's version by which they hold the user.
+    joined: Vec<(u32, u64)>,
     /// The number of the join whose answer counts.
     join: u64,
     /// Messages whose copies wait until the holders are known again.
-    unforwarded: Option<Vec<Parcel>>,
+    unforwarded: Option<Vec<(Parcel, Via)>>,
+    /// What came before this node knew where the streams begin.
+    until_joined: Vec<(Parcel, Via)>,
     /// What other nodes have sent the user, of which something may wait for its turn.
     pub(super) streams: Streams<(Bytes, Via)>,
 }
@@ -75,14 +85,38 @@ impl Held {
             wanted: true,
             busy: false,
             entered_as: 0,
+            entered_by: 0,
             deadline,
             version: 0,
             older: 0,
             others: Vec::new(),
+            own_from: Stamp { stream: u64::MAX, ..Stamp::default() },
+            joined: Vec::new(),
             join: 0,
             unforwarded: None,
+            until_joined: Vec::new(),
             streams: Streams::default(),
         }
+    }
+
+    /// The user's version, as far as this node knows it.
+    pub(super) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The other holders, the oldest first.
+    pub(super) fn others(&self) -> &[(u32, Incarnation)] {
+        &self.others
+    }
+
+    /// Where this node's own stream begins for who joins, when it stands at `stamp`.
+    pub(super) fn own_begin(&self, stamp: Stamp) -> Begin {
+        let vouched_from = match stamp.stream.cmp(&self.own_from.stream) {
+            Ordering::Less => stamp.place,
+            Ordering::Equal => self.own_from.place,
+            Ordering::Greater => 1,
+        };
+        Begin { stamp, vouched_from }
     }
 
     /// Whether messages for the user belong here.
@@ -92,7 +126,21 @@ impl Held {
 
     /// Whether connections are open, and nothing waits.
     pub(super) fn is_settled(&self) -> bool {
-        self.is_open() && self.unforwarded.is_none() && self.streams.is_settled()
+        self.is_open() && self.unforwarded.is_none() && self.has_handled_all()
+    }
+
+    /// Whether nothing waits for a message before it.
+    pub(super) fn has_handled_all(&self) -> bool {
+        self.until_joined.is_empty() && self.streams.is_settled()
+    }
+
+    /// Keeps a message if this node does not know yet where the streams begin.
+    pub(super) fn keep_until_joined(&mut self, parcel: &Parcel, via: Via) -> bool {
+        let keeps = matches!(self.stage, Stage::Registering | Stage::Joining);
+        if keeps {
+            self.until_joined.push((parcel.clone(), via));
+        }
+        keeps
     }
 
     /// Whether connections are open.
@@ -137,12 +185,12 @@ impl Bus {
         }
         held.wanted = false;
         held.stage = Stage::Leaving;
-        let others = held.others.clone();
-        self.drain_copies(user, &others);
+        self.drain_copies(user);
         let Some(held) = self.held.get_mut(user) else { return };
-        let early = held.streams.end();
-        for parcel in held.unforwarded.take().unwrap_or_default() {
-            self.route(user.clone(), parcel, fx);
+        let mut early = held.streams.end();
+        early.extend(held.until_joined.drain(..).map(|(parcel, via)| (parcel.frame, via)));
+        for (parcel, via) in held.unforwarded.take().unwrap_or_default() {
+            self.go_back(user.clone(), parcel, Some(via), fx);
         }
         for (frame, via) in early {
             self.waiting_bytes -= weight(&frame);
@@ -180,6 +228,7 @@ impl Bus {
             }
             Stage::Leaving if held.entered_as == 0 => {
                 held.stage = Stage::Registering;
+                self.fence_route(user);
                 self.step(user, fx);
             }
             _ if !can_call => {}
@@ -204,8 +253,11 @@ impl Bus {
     }
 
     fn enter(&mut self, user: &UserKey, op: u64, purpose: Purpose, fx: &mut dyn Effects) {
+        if let Some(held) = self.held.get_mut(user) {
+            held.entered_by = op;
+        }
         let incarnation = self.members.incarnation;
-        let call = Call::Register { user: user.name.clone(), incarnation, op, why: Why::Arrival };
+        let call = Call::Register { user: user.name.clone(), incarnation, op };
         self.call(purpose, call, fx);
     }
 
@@ -255,6 +307,18 @@ impl Bus {
         }
     }
 
+    /// The oldest holder says where a stream begins for this node, before it answers the join.
+    pub(super) fn stream_begins(&mut self, user: &UserKey, join: u64, begin: Begin) {
+        if let Some(held) = self.held.get_mut(user)
+            && held.stage == Stage::Joining
+            && held.join == join
+            // What this node says itself arrives in its order by its own route.
+            && begin.stamp.origin != ORIGIN_SELF
+        {
+            held.streams.begin(begin);
+        }
+    }
+
     /// The oldest holder passes on what comes for the user.
     pub(super) fn joined(&mut self, user: &UserKey, join: u64, fx: &mut dyn Effects) {
         if let Some(held) = self.held.get_mut(user)
@@ -262,6 +326,10 @@ impl Bus {
             && held.join == join
         {
             held.stage = Stage::Settling;
+            for (parcel, via) in std::mem::take(&mut held.until_joined) {
+                self.waiting_bytes -= weight(&parcel.frame);
+                self.deliver(user.clone(), parcel, via, fx);
+            }
             self.open_if_ready(user, fx);
         }
     }
@@ -291,7 +359,12 @@ impl Bus {
     }
 
     fn open(&mut self, user: &UserKey, fx: &mut dyn Effects) {
+        let own_from = match self.sent.get(user) {
+            Some(sent) => sent.clone().next(ORIGIN_SELF),
+            None => self.new_stream().next(ORIGIN_SELF),
+        };
         let Some(held) = self.held.get_mut(user) else { return };
+        held.own_from = own_from;
         held.stage = Stage::Open;
         let elsewhere = !held.others.is_empty();
         let home = self.home(user);
@@ -311,14 +384,20 @@ impl Bus {
         let Some(held) = self.held.get_mut(&user) else { return };
         if held.wanted {
             *held = Held::new(held.deadline);
+            // Meanwhile the user was elsewhere.
+            self.fence_route(&user);
             self.step(&user, fx);
         } else {
             self.held.remove(&user);
         }
     }
 
-    /// Takes in who else holds the user. `location` may name this node itself, at its place among the others.
+    /// Takes in who else holds the user, unless somebody has joined since the directory was read. `location` may name this
+    /// node itself, at its place among the others.
     pub(super) fn learn_holders(&mut self, user: &UserKey, location: &Location, fx: &mut dyn Effects) {
+        if self.held.get(user).is_some_and(|held| held.version > location.version) {
+            return;
+        }
         let own = self.config.node_id.clone();
         let own_place = location.holders.iter().position(|holder| holder.node == own);
         let mut others = Vec::new();
@@ -335,21 +414,54 @@ impl Bus {
         let Some(held) = self.held.get_mut(user) else { return };
         let was_elsewhere = !held.others.is_empty();
         held.version = held.version.max(location.version);
+        held.joined.retain(|(joined, _)| others.iter().any(|(other, _)| other == joined));
         held.others = others;
         held.older = older;
         self.tell_elsewhere(user, was_elsewhere, fx);
     }
 
-    /// A peer has begun to hold the user too; whether this node does, so that it passes on what comes.
-    pub(super) fn joined_by(&mut self, user: &UserKey, peer: u32, fx: &mut dyn Effects) -> bool {
+    /// A peer has begun to hold the user too, by this version; whether this node does, so that it passes on what comes.
+    pub(super) fn joined_by(&mut self, user: &UserKey, peer: u32, version: u64, fx: &mut dyn Effects) -> bool {
         let life = self.peers[peer as usize].life;
         let Some(held) = self.held.get_mut(user).filter(|held| held.is_here()) else { return false };
         let was_elsewhere = !held.others.is_empty();
         if !held.others.contains(&(peer, life)) {
             held.others.push((peer, life));
         }
+        held.joined.retain(|(joined, _)| *joined != peer);
+        held.joined.push((peer, version));
+        held.version = held.version.max(version);
+        // What waits here for messages before it was passed on when it came, and not to this peer. It has what it has said
+        // or passed on itself.
+        let kept = held.until_joined.iter().map(|(parcel, via)| (parcel.clone(), *via));
+        let early = held.streams.early().map(|(frame, via)| {
+            let parcel = Parcel { frame: frame.clone(), flags: 0, stamp: via.stamp };
+            (parcel, *via)
+        });
+        let lacks = |(parcel, via): &(Parcel, Via)| parcel.stamp.origin != peer && !has_come_from(*via, peer);
+        let waiting: Vec<Parcel> = kept.chain(early).filter(lacks).map(|(parcel, _)| parcel).collect();
+        for parcel in waiting {
+            self.push_message(peer, Kind::Unicast, FORWARDED, user, version, &parcel);
+        }
         self.tell_elsewhere(user, was_elsewhere, fx);
         true
+    }
+
+    /// A copy has come from a holder that knew the others by this version: those who have joined since have it from here.
+    pub(super) fn forward_to_later(&mut self, user: &UserKey, from: u32, version: u64, parcel: &Parcel) {
+        let Some(held) = self.held.get(user).filter(|held| held.joined.iter().any(|(_, since)| *since > version))
+        else {
+            return;
+        };
+        let later = held
+            .joined
+            .iter()
+            .filter(|(peer, since)| *since > version && *peer != parcel.stamp.origin && *peer != from);
+        let later: Vec<(u32, u64)> = later.copied().collect();
+        for (peer, since) in later {
+            self.push_message(peer, Kind::Unicast, FORWARDED | parcel.flags & SENDER_HOLDS, user, since, parcel);
+            self.counters.unicasts_out += 1;
+        }
     }
 
     fn tell_elsewhere(&mut self, user: &UserKey, was_elsewhere: bool, fx: &mut dyn Effects) {
@@ -373,30 +485,30 @@ impl Bus {
         peer.life == life && peer.dead < life && !peer.is_unreachable
     }
 
-    /// Passes copies on to the other holders, but not to the one whose client said it, if that one has delivered it; how
-    /// many.
-    pub(super) fn forward(&mut self, user: &UserKey, parcel: &Parcel) -> usize {
+    /// Passes copies on to the other holders, but not to the one whose client said it: that one has delivered it, or has
+    /// no connection open until it has been handled. How many.
+    pub(super) fn forward(&mut self, user: &UserKey, parcel: &Parcel, via: Via) -> usize {
         let Some(held) = self.held.get_mut(user) else { return 0 };
         if held.stage == Stage::Registering {
             // Who else holds the user is known in a moment. It is not handed back as shared: that is not certain.
-            held.unforwarded.get_or_insert_default().push(parcel.clone());
+            held.unforwarded.get_or_insert_default().push((parcel.clone(), via));
             return 0;
         }
         if let Some(unforwarded) = &mut held.unforwarded {
-            unforwarded.push(parcel.clone());
+            unforwarded.push((parcel.clone(), via));
             return 1;
         }
         let sender_holds = parcel.flags & SENDER_HOLDS;
-        let except = (sender_holds != 0).then_some(parcel.stamp.origin);
         let peers = &self.peers;
         let holds = |&&(peer, life): &&(u32, Incarnation)| {
             let other = &peers[peer as usize];
-            Some(peer) != except && other.life == life && other.dead < life
+            peer != parcel.stamp.origin && other.life == life && other.dead < life
         };
         let to: Vec<u32> = held.others.iter().filter(holds).map(|&(peer, _)| peer).collect();
         let flags = sender_holds | if to.len() == 1 { FORWARDED | ONLY } else { FORWARDED };
+        let version = held.version;
         for &peer in &to {
-            self.push_message(peer, Kind::Unicast, flags, user, 0, parcel);
+            self.push_message(peer, Kind::Unicast, flags, user, version, parcel);
             self.counters.unicasts_out += 1;
         }
         to.len()
@@ -436,9 +548,9 @@ impl Bus {
 
     fn forward_what_waited(&mut self, user: &UserKey, fx: &mut dyn Effects) {
         let Some(waiting) = self.held.get_mut(user).and_then(|held| held.unforwarded.take()) else { return };
-        for parcel in waiting {
-            if self.forward(user, &parcel) == 0 {
-                self.one_way_failed(user.clone(), parcel, fx);
+        for (parcel, via) in waiting {
+            if self.forward(user, &parcel, via) == 0 {
+                self.one_way_failed(user.clone(), parcel, None, fx);
             }
         }
     }
@@ -471,10 +583,9 @@ impl Bus {
     fn renew(&mut self, users: Vec<UserKey>, fx: &mut dyn Effects) {
         let mut renewed = Vec::with_capacity(users.len());
         for user in &users {
-            let op = self.next_number();
             if let Some(held) = self.held.get_mut(user) {
                 held.busy = true;
-                renewed.push((user.name.clone(), op));
+                renewed.push((user.name.clone(), held.entered_by));
             }
         }
         self.members.walk.under_way += 1;

@@ -8,8 +8,9 @@ use crate::ids::ShardId;
 
 use super::deliver::{VIA_FORWARDED, VIA_ONLY, VIA_SENDER_HOLDS, VIA_SHARED};
 use super::link::Accept;
-use super::state::{Asked, Bus, Effects, Parcel};
-use super::wire::{self, FORWARDED, Item, Kind, ONLY, SENDER_HOLDS, STALE};
+use super::state::{Asked, Bus, Effects, Parcel, PendingAnswer};
+use super::streams::Begin;
+use super::wire::{self, FORWARDED, Item, Kind, ONLY, RELAYED, SENDER_HOLDS, STALE};
 
 /// Bytes of one peer that wait for room in a shard; beyond that envelopes are not taken, and come again.
 const INBOUND_BYTES_MAX: usize = 4 << 20;
@@ -116,14 +117,22 @@ impl Bus {
                 if item.flags & STALE != 0 {
                     return self.take_off_if_unknown(&user);
                 }
-                self.bouncing.remove(&(at, user.name.clone()));
-                let copies = self.copies_under_way(at);
-                self.answer_after_all_before(at, &user, Kind::Fenced, item.number, copies, fx);
+                let ends_a_route = item.flags & RELAYED == 0;
+                let mut waits = Vec::new();
+                if ends_a_route {
+                    self.bouncing.remove(&(at, user.name.clone()));
+                    waits = self.fence_copies(&user, at);
+                }
+                let answer = PendingAnswer { ends_a_route, waits, ..PendingAnswer::new(Kind::Fenced, item.number) };
+                self.answer_after_all_before(at, &user, answer);
             }
             Kind::Join => {
                 let user = self.key(&item.user);
-                if self.joined_by(&user, at, fx) {
-                    self.answer_after_all_before(at, &user, Kind::Joined, item.number, Vec::new(), fx);
+                let version = item.frame.as_ref().try_into().map_or(0, u64::from_le_bytes);
+                if self.joined_by(&user, at, version, fx) {
+                    let begins = self.begins(&user);
+                    let answer = PendingAnswer { begins, ..PendingAnswer::new(Kind::Joined, item.number) };
+                    self.answer_after_all_before(at, &user, answer);
                 } else {
                     self.peers[at as usize].link.push(Kind::NotJoined, 0, "", item.number, b"");
                 }
@@ -136,7 +145,17 @@ impl Bus {
                     }
                     Some((_, _, Asked::Join(user))) if kind == Kind::Joined => self.joined(&user, item.number, fx),
                     Some((_, _, Asked::Join(user))) => self.not_joined(&user, item.number, fx),
-                    None => {}
+                    // What waits for it looks when this turn ends.
+                    Some((_, _, Asked::Copies(_))) | None => {}
+                }
+            }
+            Kind::Begins => {
+                if let Some((_, _, Asked::Join(user))) = self.asked.get(&item.number) {
+                    let user = user.clone();
+                    let stamp = self.stamp_of(at, &item);
+                    let vouched_from = item.frame.as_ref().try_into().map_or(stamp.place, u64::from_le_bytes);
+                    let begin = Begin { stamp, vouched_from };
+                    self.stream_begins(&user, item.number, begin);
                 }
             }
             Kind::Hello => {}
@@ -163,9 +182,10 @@ impl Bus {
         link |= if flags & SENDER_HOLDS != 0 { VIA_SENDER_HOLDS } else { 0 };
         if is_forwarded {
             link |= if flags & ONLY != 0 { VIA_FORWARDED | VIA_ONLY } else { VIA_FORWARDED };
+            self.forward_to_later(&user, at, version, &parcel);
         } else {
             self.refresh_if_older(&user, version, fx);
-            if self.forward(&user, &parcel) > 0 {
+            if self.forward(&user, &parcel, Via { link, seq, stamp }) > 0 {
                 link |= VIA_SHARED;
             }
         }

@@ -15,7 +15,8 @@ use super::call::Incarnation;
 /// Slots of a Redis Cluster.
 pub const SLOTS: usize = 16384;
 
-/// Parts of a node's set of users: a set of 100,000 is read in small steps, and spread over a cluster's masters.
+/// Parts of a node's set of users, each for a range of slots: a set of 100,000 is read in small steps, and what a user's
+/// registration writes is on one master of a cluster, but for the few slots beside a border between two of them.
 pub const BUCKETS: usize = 64;
 
 /// The registry of our nodes: a hash, id -> incarnation.
@@ -77,14 +78,9 @@ pub fn claim(node: &str, incarnation: Incarnation) -> String {
     format!("rm:{{n:{node}}}:reap:{incarnation}")
 }
 
-/// The users of one bucket of one life: a hash, user -> number of the operation that listed the user.
-pub fn bucket(node: &str, incarnation: Incarnation, bucket: usize) -> String {
-    format!("rm:{{n:{node}:{incarnation}:{bucket}}}:users")
-}
-
-/// The bucket of a user.
-pub fn bucket_of(user: &str) -> usize {
-    usize::from(crc16(user.as_bytes())) % BUCKETS
+/// The bucket of a user whose keys have this slot.
+pub fn bucket_of(slot: u16) -> usize {
+    usize::from(slot) / (SLOTS / BUCKETS)
 }
 
 /// The slot of a key. Redis Cluster specification, "Hash tags": what stands between the first `{` and the first `}` after
@@ -134,6 +130,12 @@ impl Tags {
         let mut holders = String::with_capacity(user.len() + 20);
         let _ = write!(holders, "rm:{{{}}}:loc:{user}", self.of_slot[usize::from(slot)]);
         UserKeys { named, holders, slot }
+    }
+
+    /// The users of one bucket of one life: a hash, user -> number of the operation that listed the user.
+    pub fn bucket(&self, node: &str, incarnation: Incarnation, bucket: usize) -> String {
+        let middle = (2 * bucket + 1) * (SLOTS / BUCKETS) / 2;
+        format!("rm:{{{}}}:users:{node}:{incarnation}", self.of_slot[middle])
     }
 
     /// A channel of that slot for somebody's own probes.
@@ -231,9 +233,16 @@ mod tests {
     }
 
     #[test]
-    fn buckets_are_used_evenly() {
+    fn buckets_are_used_evenly_and_are_among_the_slots_of_their_users() {
+        let tags = Tags::new();
         let mut users = [0; BUCKETS];
-        (0..64_000).for_each(|at| users[bucket_of(&format!("user-{at}"))] += 1);
+        for at in 0..64_000 {
+            let of_user = tags.user(&format!("user-{at}")).slot;
+            let bucket = bucket_of(of_user);
+            users[bucket] += 1;
+            let of_bucket = slot(tags.bucket("a-1", 7, bucket).as_bytes());
+            assert!(bucket_of(of_bucket) == bucket && of_bucket.abs_diff(of_user) <= 128);
+        }
         assert!(users.iter().all(|count| (800..1200).contains(count)), "{users:?}");
     }
 }

@@ -181,6 +181,9 @@ impl Bus {
         if let Phase::Clearing(left) = &mut self.members.phase {
             *left = left.saturating_sub(1);
         }
+        if self.members.reaped_once.insert((self.config.node_id.clone(), life)) {
+            self.later(REAP_AGAIN_AFTER, Later::ReapOwn(life));
+        }
     }
 
     pub(super) fn lease(&mut self, reply: &Reply, fx: &mut dyn Effects) {

@@ -4,17 +4,19 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use crate::hub::bus::FromBus;
+use crate::hub::bus::{FromBus, Stamp};
 use crate::hub::envelope::UserKey;
 use crate::time::Micros;
 
 use super::call::{Call, Incarnation, NodeId, Reply};
 use super::contract;
+use super::held::Held;
 use super::link::Link;
 use super::routes::RouteState;
-use super::state::{Asked, Bus, Effects, ORIGIN_SELF, Parcel, PendingAnswer, Purpose};
+use super::state::{Asked, AtHome, Bus, Effects, ORIGIN_SELF, Parcel, PendingAnswer, Purpose};
+use super::streams::Begin;
 use super::table::UserTable;
-use super::wire::{self, FORWARDED, Item, Kind, ONLY, SENDER_HOLDS};
+use super::wire::{self, Draft, FORWARDED, Item, Kind, ONLY, RELAYED, SENDER_HOLDS};
 
 /// Another node of our kind.
 #[derive(Debug)]
@@ -122,7 +124,7 @@ impl Bus {
             match self.asked.remove(&number) {
                 Some((_, _, Asked::Fence(user))) => users.push(user),
                 Some((_, _, Asked::Join(user))) => self.join_or_open(&user, fx),
-                None => {}
+                Some((_, _, Asked::Copies(_))) | None => {}
             }
         }
         for user in users {
@@ -143,7 +145,7 @@ impl Bus {
             }
             Some(Kind::Unicast) if flags & ONLY != 0 => {
                 let user = self.key(&user);
-                self.one_way_failed(user, parcel, fx);
+                self.one_way_failed(user, parcel, None, fx);
             }
             // The peer's client sent it, and the peer is gone: the message follows its user all the same.
             Some(Kind::Bounce) if flags & FORWARDED == 0 => {
@@ -175,20 +177,15 @@ impl Bus {
         }
         // Peers forget what our earlier life has asked them.
         for (&number, (at, _, asked)) in &self.asked {
-            let (Asked::Fence(user) | Asked::Join(user)) = asked;
-            let kind = if matches!(asked, Asked::Fence(_)) { Kind::Fence } else { Kind::Join };
-            self.peers[*at as usize].link.push(kind, 0, &user.name, number, b"");
-        }
-        // The new links count anew.
-        let peers = &self.peers;
-        let count_anew = |waits: &mut [(u32, Incarnation, u64)]| {
-            waits.iter_mut().for_each(|(at, _, seq)| *seq = peers[*at as usize].link.last_seq());
-        };
-        self.answers.values_mut().for_each(|answer| count_anew(&mut answer.waits));
-        for user in &self.draining {
-            if let Some(RouteState::Draining { waits, .. }) = self.routes.get_mut(user).map(|route| &mut route.state) {
-                count_anew(waits);
-            }
+            let link = &mut self.peers[*at as usize].link;
+            match asked {
+                Asked::Fence(user) => link.push(Kind::Fence, 0, &user.name, number, b""),
+                Asked::Copies(user) => link.push(Kind::Fence, RELAYED, &user.name, number, b""),
+                Asked::Join(user) => {
+                    let version = self.held.get(user).map_or(0, Held::version).to_le_bytes();
+                    link.push(Kind::Join, 0, &user.name, number, &version)
+                }
+            };
         }
     }
 
@@ -247,64 +244,117 @@ impl Bus {
     }
 
     /// Says what peers wait for, once it is true.
-    pub(super) fn answer_peers(&mut self) {
+    pub(super) fn answer_peers(&mut self, fx: &mut dyn Effects) {
         if self.answers.is_empty() {
             return;
         }
-        let peers = &self.peers;
-        // What waits for earlier messages has not been handled.
-        let has_early = |user: &str| self.held.get(&self.key(user)).is_some_and(|held| !held.streams.is_settled());
+        let mut to_home = Vec::new();
+        for (&fence, answer) in &mut self.answers {
+            let user = UserKey { hash: self.config.hasher.hash_one(answer.user.as_str()), name: answer.user.clone() };
+            // What waits for earlier messages has not been handled.
+            let has_early = answer.ends_a_route && self.held.get(&user).is_some_and(|held| !held.has_handled_all());
+            match answer.home {
+                AtHome::HeldUp if !has_early => {
+                    answer.home = AtHome::UnderWay;
+                    to_home.push((user, fence));
+                }
+                AtHome::Passed if has_early => answer.home = AtHome::HeldUp,
+                _ => {}
+            }
+        }
+        for (user, fence) in to_home {
+            let home = self.home(&user);
+            fx.push(home, FromBus::Fence { fence });
+        }
         let is_handled = |answer: &PendingAnswer| {
-            answer.shard_done
-                && !(answer.kind == Kind::Fenced && has_early(&answer.user))
-                && answer.waits.iter().all(|&(peer, life, seq)| {
-                    let peer = &peers[peer as usize];
-                    peer.life != life || peer.dead >= life || peer.is_unreachable || peer.link.is_acked(seq)
-                })
+            answer.home == AtHome::Passed && answer.waits.iter().all(|&number| self.is_answered(number, true))
         };
         let done: Vec<u64> =
             self.answers.iter().filter(|(_, answer)| is_handled(answer)).map(|(&number, _)| number).collect();
         for number in done {
             let Some(answer) = self.answers.remove(&number) else { continue };
-            let peer = &mut self.peers[answer.peer as usize];
-            if peer.life == answer.life {
-                peer.link.push(answer.kind, 0, "", answer.number, b"");
+            if self.peers[answer.peer as usize].life != answer.life {
+                continue;
             }
+            for begin in answer.begins {
+                self.push_begin(answer.peer, answer.number, begin);
+            }
+            self.peers[answer.peer as usize].link.push(answer.kind, 0, "", answer.number, b"");
         }
     }
 
-    /// The links that copies for other holders may be under way on, and how far: all but the one to `at`.
-    pub(super) fn copies_under_way(&self, at: u32) -> Vec<(u32, Incarnation, u64)> {
-        (0..)
-            .zip(&self.peers)
-            .filter(|(other, peer)| *other != at && peer.is_live && peer.link.unacked_bytes() > 0)
-            .map(|(other, peer)| (other, peer.life, peer.link.last_seq()))
-            .collect()
+    fn push_begin(&mut self, at: u32, join: u64, Begin { stamp, vouched_from }: Begin) {
+        let Stamp { origin, stream, place } = stamp;
+        let origin = match origin {
+            ORIGIN_SELF => NodeId::default(),
+            origin => self.peers[origin as usize].node.clone(),
+        };
+        let draft = Draft {
+            kind: Kind::Begins,
+            flags: 0,
+            user: "",
+            number: join,
+            origin: &origin,
+            stream,
+            place,
+            frame: &vouched_from.to_le_bytes(),
+        };
+        self.peers[at as usize].link.push_item(&draft);
     }
 
-    /// Answers a peer once the user's home has handled everything before, and `waits` have been acknowledged.
-    pub(super) fn answer_after_all_before(
-        &mut self,
-        at: u32,
-        user: &UserKey,
-        kind: Kind,
-        number: u64,
-        waits: Vec<(u32, Incarnation, u64)>,
-        fx: &mut dyn Effects,
-    ) {
+    /// Where the streams to a user who is here begin for who joins: what was before has been handed to the user's home.
+    pub(super) fn begins(&self, user: &UserKey) -> Vec<Begin> {
+        let Some(held) = self.held.get(user) else { return Vec::new() };
+        let own = self.sent.get(user).map(|sent| held.own_begin(sent.clone().next(ORIGIN_SELF)));
+        held.streams.begins().chain(own).collect()
+    }
+
+    /// A message found the user gone at the home: who joins has it, if it comes before what that peer is to be told.
+    pub(super) fn begin_not_after(&mut self, user: &UserKey, stamp: Stamp) {
+        let joins = self.answers.values_mut().filter(|answer| answer.kind == Kind::Joined && answer.user == user.name);
+        joins.flat_map(|answer| &mut answer.begins).for_each(|begin| begin.not_after(stamp));
+    }
+
+    /// Asks the other holders, but for `except`, whether the copies that this node has passed on have been handled or have
+    /// come back: what to wait for.
+    pub(super) fn fence_copies(&mut self, user: &UserKey, except: u32) -> Vec<u64> {
+        if let Some(RouteState::Draining { waits, .. }) = self.routes.get(user).map(|route| &route.state) {
+            // The user has just left, and they are asked already.
+            return waits.clone();
+        }
+        let others = self.held.get(user).map_or(&[][..], Held::others).to_vec();
+        let peers = &self.peers;
+        let is_there = |&(at, life): &(u32, Incarnation)| {
+            let peer = &peers[at as usize];
+            at != except && peer.life == life && peer.dead < life && !peer.is_unreachable
+        };
+        let to: Vec<u32> = others.into_iter().filter(is_there).map(|(at, _)| at).collect();
+        to.into_iter().map(|at| self.ask_peer(at, Kind::Fence, user, Asked::Copies(user.clone()))).collect()
+    }
+
+    /// Whether the answer to a question has come, or will not.
+    pub(super) fn is_answered(&self, number: u64, gives_up_unreachable: bool) -> bool {
+        self.asked.get(&number).is_none_or(|&(at, life, _)| {
+            let peer = &self.peers[at as usize];
+            peer.life != life || peer.dead >= life || (gives_up_unreachable && peer.is_unreachable)
+        })
+    }
+
+    /// Answers a peer once the user's home has handled everything before, and what the answer waits for has come.
+    pub(super) fn answer_after_all_before(&mut self, at: u32, user: &UserKey, answer: PendingAnswer) {
         let fence = self.next_number();
         let life = self.peers[at as usize].life;
-        let answer = PendingAnswer { peer: at, life, kind, user: user.name.clone(), number, shard_done: false, waits };
-        self.answers.insert(fence, answer);
-        let home = self.home(user);
-        fx.push(home, FromBus::Fence { fence });
+        self.answers.insert(fence, PendingAnswer { peer: at, life, user: user.name.clone(), ..answer });
     }
 
     /// Asks a peer something that it answers in its own time; the number of the question.
     pub(super) fn ask_peer(&mut self, at: u32, kind: Kind, user: &UserKey, asked: Asked) -> u64 {
         let number = self.next_number();
+        let version = self.held.get(user).map_or(0, Held::version).to_le_bytes();
+        let frame: &[u8] = if kind == Kind::Join { &version } else { b"" };
+        let flags = if matches!(asked, Asked::Copies(_)) { RELAYED } else { 0 };
         let peer = &mut self.peers[at as usize];
-        peer.link.push(kind, 0, &user.name, number, b"");
+        peer.link.push(kind, flags, &user.name, number, frame);
         self.asked.insert(number, (at, peer.life, asked));
         number
     }

@@ -44,18 +44,19 @@ pub(super) struct Route {
     pub(super) state: RouteState,
     /// How often the directory has named a node that did not hold the user.
     attempts: u32,
-    /// That node, and the user's version when it did not hold the user.
-    avoid: Option<(Holder, u64)>,
+    /// Those nodes, each with the user's version when it did not hold the user.
+    avoid: Vec<(Holder, u64)>,
 }
 
 #[derive(Debug)]
 pub(super) enum RouteState {
-    /// The directory is being asked.
-    Locating(Vec<Parcel>),
+    /// The directory is being asked. It was asked for the first `asked_for` of these: an answer that there is nobody says
+    /// nothing of what came later.
+    Locating { queue: Vec<Parcel>, asked_for: usize },
     /// The directory will be asked again in a moment.
     Waiting(Vec<Parcel>),
     /// This node was the user's primary, and copies that it passed on are under way: what is newer waits for them.
-    Draining { until: Micros, waits: Vec<(u32, Incarnation, u64)>, queue: Vec<Parcel> },
+    Draining { until: Micros, waits: Vec<u64>, queue: Vec<Parcel> },
     /// To a node of our kind.
     Settled { peer: u32, life: Incarnation, version: u64 },
     /// To a foreign node.
@@ -72,9 +73,16 @@ pub(super) enum RouteState {
     },
 }
 
+impl RouteState {
+    fn locating(queue: Vec<Parcel>) -> Self {
+        let asked_for = queue.len();
+        Self::Locating { queue, asked_for }
+    }
+}
+
 impl Route {
     fn new(state: RouteState) -> Self {
-        Self { state, attempts: 0, avoid: None }
+        Self { state, attempts: 0, avoid: Vec::new() }
     }
 
     /// Whether messages wait here.
@@ -136,10 +144,15 @@ impl Bus {
         if self.sent.get(user).is_none() {
             let forgotten = self.make_room_in(&self.sent, |_| true);
             forgotten.iter().for_each(|user| _ = self.sent.remove(user));
-            let stream = self.members.incarnation + self.next_number();
-            self.sent.insert(user.clone(), Sent::new(stream));
+            let stream = self.new_stream();
+            self.sent.insert(user.clone(), stream);
         }
         self.sent.get_mut(user).map(|sent| sent.next(ORIGIN_SELF)).unwrap_or_default()
+    }
+
+    /// A stream, later than all before.
+    pub(super) fn new_stream(&mut self) -> Sent {
+        Sent::new(self.members.incarnation + self.next_number())
     }
 
     /// The mark of an item of a link: of the one from a peer, or, with [`ORIGIN_SELF`], of one to it.
@@ -178,7 +191,8 @@ impl Bus {
             // What went by another primary arrives first.
             self.fence_route(&user);
             if !self.routes.get(&user).is_some_and(Route::is_unsettled) {
-                self.forward(&user, &parcel);
+                let via = self.via_self(0, &parcel);
+                self.forward(&user, &parcel, via);
                 return;
             }
         }
@@ -192,7 +206,7 @@ impl Bus {
             let forgotten = self.make_room_in(&self.routes, |route| !route.is_unsettled());
             forgotten.iter().for_each(|user| _ = self.routes.remove(user));
             self.waiting_bytes += weight(&parcel.frame);
-            self.routes.insert(user.clone(), Route::new(RouteState::Locating(vec![parcel])));
+            self.routes.insert(user.clone(), Route::new(RouteState::locating(vec![parcel])));
             return self.locate(user, fx);
         };
         match &mut route.state {
@@ -213,7 +227,7 @@ impl Bus {
                     return self.publish_foreign(node, &user, &parcel, fx);
                 }
             }
-            RouteState::Locating(queue)
+            RouteState::Locating { queue, .. }
             | RouteState::Waiting(queue)
             | RouteState::Draining { queue, .. }
             | RouteState::Fencing { queue, .. } => {
@@ -224,7 +238,7 @@ impl Bus {
         }
         self.counters.cache_misses += 1;
         self.waiting_bytes += weight(&parcel.frame);
-        route.state = RouteState::Locating(vec![parcel]);
+        route.state = RouteState::locating(vec![parcel]);
         self.locate(user, fx);
     }
 
@@ -252,7 +266,7 @@ impl Bus {
         if let Some(route) = self.routes.get_mut(user)
             && let RouteState::Waiting(queue) = &mut route.state
         {
-            route.state = RouteState::Locating(std::mem::take(queue));
+            route.state = RouteState::locating(std::mem::take(queue));
             self.locate(user.clone(), fx);
         }
     }
@@ -260,20 +274,23 @@ impl Bus {
     /// The directory has said where a user is.
     pub(super) fn located(&mut self, user: &UserKey, reply: Reply, fx: &mut dyn Effects) {
         let Some(route) = self.routes.get_mut(user) else { return };
-        let RouteState::Locating(queue) = &mut route.state else { return };
+        let RouteState::Locating { queue, asked_for } = &mut route.state else { return };
+        let asked_for = *asked_for;
         let mut queue = std::mem::take(queue);
-        // What has come back by different ways; between nodes no order is promised.
-        queue.sort_by_key(|parcel| (parcel.stamp.origin, parcel.stamp.stream, parcel.stamp.place));
         let Reply::Located(location) = reply else {
             route.state = RouteState::Waiting(queue);
             return self.later(RETRY_AFTER, Later::Locate(user.clone()));
         };
         let is_here = self.held.get(user).is_some_and(|held| held.is_here());
-        let avoid = route.avoid.clone().filter(|(_, version)| location.version <= *version).map(|(holder, _)| holder);
-        let chosen = self.choose(&location, is_here, avoid.as_ref());
+        route.avoid.retain(|(_, version)| location.version <= *version);
+        let avoid: Vec<Holder> = route.avoid.iter().map(|(holder, _)| holder.clone()).collect();
+        if location.holders.iter().any(|holder| holder.node == self.config.node_id) {
+            self.take_off_if_unknown(user);
+        }
+        let chosen = self.choose(&location, is_here, &avoid);
         let names_one_that_does_not_hold =
             chosen.is_none() && location.holders.iter().any(|holder| self.is_alive(holder));
-        if names_one_that_does_not_hold && self.wait_for_removal(user, &location, avoid.as_ref()) {
+        if names_one_that_does_not_hold && self.wait_for_removal(user, &avoid) {
             if let Some(route) = self.routes.get_mut(user) {
                 route.state = RouteState::Waiting(queue);
             }
@@ -286,7 +303,19 @@ impl Bus {
             }
             return self.later(RETRY_AFTER, Later::Locate(user.clone()));
         }
-        self.waiting_bytes -= queue.iter().map(|parcel| weight(&parcel.frame)).sum::<usize>();
+        if is_nowhere && queue.len() > asked_for {
+            // What came meanwhile is asked for in its turn.
+            let later = queue.split_off(asked_for);
+            if let Some(route) = self.routes.get_mut(user) {
+                route.state = RouteState::locating(later);
+                self.locate(user.clone(), fx);
+            }
+            self.waiting_bytes -= total_weight(&queue);
+            return self.count_offline(&queue);
+        }
+        self.waiting_bytes -= total_weight(&queue);
+        // What has come back by different ways; between nodes no order is promised.
+        queue.sort_by_key(|parcel| (parcel.stamp.origin, parcel.stamp.stream, parcel.stamp.place));
         match chosen {
             Some(holder) if holder.node == self.config.node_id => {
                 self.routes.remove(user);
@@ -321,26 +350,23 @@ impl Bus {
 
     /// The directory names only holders who have said that they are none: whether to ask it again in a moment. In the
     /// long run they are told, for Redis may have lost a removal.
-    fn wait_for_removal(&mut self, user: &UserKey, location: &Location, avoid: Option<&Holder>) -> bool {
-        if location.holders.iter().any(|holder| holder.node == self.config.node_id) {
-            self.take_off_if_unknown(user);
-        }
+    fn wait_for_removal(&mut self, user: &UserKey, avoid: &[Holder]) -> bool {
         let Some(route) = self.routes.get_mut(user) else { return false };
         route.attempts += 1;
         let attempts = route.attempts;
-        if attempts.is_multiple_of(ATTEMPTS_UNTIL_TOLD)
-            && let Some(&peer) = avoid.and_then(|holder| self.peer_index.get(&holder.node))
-        {
-            self.peers[peer as usize].link.push(Kind::Fence, STALE, &user.name, 0, b"");
+        if attempts.is_multiple_of(ATTEMPTS_UNTIL_TOLD) {
+            for peer in avoid.iter().filter_map(|holder| self.peer_index.get(&holder.node)) {
+                self.peers[*peer as usize].link.push(Kind::Fence, STALE, &user.name, 0, b"");
+            }
         }
         attempts < ATTEMPTS_MAX
     }
 
     /// Which of the holders decides: the oldest that can be reached; without one, the oldest that is not known to be
     /// dead, for it may come back. Not one that has said that it does not hold the user.
-    fn choose(&self, location: &Location, is_here: bool, avoid: Option<&Holder>) -> Option<Holder> {
+    fn choose(&self, location: &Location, is_here: bool, avoid: &[Holder]) -> Option<Holder> {
         let holds = |holder: &Holder| {
-            self.is_alive(holder) && Some(holder) != avoid && (is_here || holder.node != self.config.node_id)
+            self.is_alive(holder) && !avoid.contains(holder) && (is_here || holder.node != self.config.node_id)
         };
         let alive: Vec<&Holder> = location.holders.iter().filter(|holder| holds(holder)).collect();
         let reachable = alive.iter().find(|holder| self.is_reachable(holder));
@@ -363,7 +389,6 @@ impl Bus {
         let state = RouteState::Settled { peer, life: holder.incarnation, version };
         if let Some(route) = self.routes.get_mut(user) {
             route.state = state;
-            route.avoid = None;
             route.attempts = 0;
         }
         let has_sent = !queue.is_empty();
@@ -409,7 +434,7 @@ impl Bus {
             self.refresh(&user, Some(at), fx);
             // Where several copies went, others have arrived.
             if flags & ONLY != 0 {
-                self.one_way_failed(user, parcel, fx);
+                self.one_way_failed(user, parcel, None, fx);
             }
             return;
         }
@@ -439,14 +464,15 @@ impl Bus {
                 returned.push((seq, parcel));
                 false
             }
-            // The route has gone on without it, which only a lost route can do: it goes before what waits.
+            // The route has gone on without it, which only a lost route can do: it is put in its place once the way is
+            // known.
             Some(
-                RouteState::Locating(queue)
+                RouteState::Locating { queue, .. }
                 | RouteState::Waiting(queue)
                 | RouteState::Draining { queue, .. }
                 | RouteState::Fencing { queue, .. },
             ) => {
-                queue.insert(0, parcel);
+                queue.push(parcel);
                 true
             }
             Some(state) => {
@@ -476,15 +502,14 @@ impl Bus {
         }
     }
 
-    /// The user has left: what this node sends next waits until the copies that it passed on have arrived.
-    pub(super) fn drain_copies(&mut self, user: &UserKey, others: &[(u32, Incarnation)]) {
-        let waits: Vec<(u32, Incarnation, u64)> = others
-            .iter()
-            .map(|&(peer, life)| (peer, life, &self.peers[peer as usize]))
-            .filter(|(_, life, peer)| peer.life == *life && peer.link.unacked_bytes() > 0)
-            .map(|(at, life, peer)| (at, life, peer.link.last_seq()))
-            .collect();
-        if !waits.is_empty() && self.routes.get(user).is_none() {
+    /// The user has left: what this node sends next waits until the copies that it passed on have been handled, or have
+    /// come back.
+    pub(super) fn drain_copies(&mut self, user: &UserKey) {
+        if self.routes.get(user).is_some() {
+            return;
+        }
+        let waits = self.fence_copies(user, ORIGIN_SELF);
+        if !waits.is_empty() {
             let until = self.now.after(DRAIN_WITHIN);
             self.routes.insert(user.clone(), Route::new(RouteState::Draining { until, waits, queue: Vec::new() }));
             self.draining.push(user.clone());
@@ -494,24 +519,22 @@ impl Bus {
     /// Goes on with users whose copies have arrived.
     pub(super) fn keep_draining(&mut self, fx: &mut dyn Effects) {
         for user in std::mem::take(&mut self.draining) {
-            let Some(route) = self.routes.get_mut(&user) else { continue };
-            let RouteState::Draining { until, waits, queue } = &mut route.state else { continue };
-            let (peers, is_late) = (&self.peers, self.now >= *until);
-            waits.retain(|&(peer, life, seq)| {
-                let peer = &peers[peer as usize];
-                let is_given_up = is_late && peer.is_unreachable;
-                peer.life == life && peer.dead < life && !is_given_up && !peer.link.is_acked(seq)
-            });
-            if !waits.is_empty() {
+            let Some(RouteState::Draining { until, waits, .. }) = self.routes.get(&user).map(|route| &route.state)
+            else {
+                continue;
+            };
+            let is_late = self.now >= *until;
+            if !waits.iter().all(|&number| self.is_answered(number, is_late)) {
                 self.draining.push(user);
                 continue;
             }
-            let queue = std::mem::take(queue);
+            let Some(RouteState::Draining { queue, .. }) = self.routes.remove(&user).map(|route| route.state) else {
+                continue;
+            };
             if queue.is_empty() {
-                self.routes.remove(&user);
                 self.open_if_ready(&user, fx);
             } else {
-                route.state = RouteState::Locating(queue);
+                self.routes.insert(user.clone(), Route::new(RouteState::locating(queue)));
                 self.locate(user, fx);
             }
         }
@@ -546,11 +569,16 @@ impl Bus {
         let mut all: Vec<Parcel> = returned.drain(..).map(|(_, parcel)| parcel).collect();
         all.append(queue);
         if found_nobody {
-            route.avoid = Some((Holder { node, incarnation: life }, version));
+            route.avoid.retain(|(holder, _)| holder.node != node);
+            route.avoid.push((Holder { node, incarnation: life }, version));
         }
-        route.state = RouteState::Locating(all);
+        route.state = RouteState::locating(all);
         self.locate(user.clone(), fx);
     }
+}
+
+fn total_weight(queue: &[Parcel]) -> usize {
+    queue.iter().map(|parcel| weight(&parcel.frame)).sum()
 }
 
 /// What a message that waits counts for, in bytes.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use ahash::RandomState;
 use bytes::Bytes;
 
-use crate::hub::bus::{FromBus, Stamp, ToBus};
+use crate::hub::bus::{FromBus, Stamp, ToBus, Via};
 use crate::hub::envelope::{UserKey, home_of};
 use crate::ids::{ConnRef, ShardId};
 use crate::time::Micros;
@@ -23,7 +23,7 @@ use super::held::Held;
 use super::members::Membership;
 use super::peers::Peer;
 use super::routes::Route;
-use super::streams::Sent;
+use super::streams::{Begin, Sent};
 use super::table::UserTable;
 
 /// How long a user may wait to be registered before the client is answered 503.
@@ -205,17 +205,42 @@ pub(super) struct PendingAnswer {
     pub(super) kind: super::wire::Kind,
     pub(super) user: compact_str::CompactString,
     pub(super) number: u64,
-    /// The user's home has handled everything before.
-    pub(super) shard_done: bool,
-    /// Links by which copies were passed on, and how far they have to be acknowledged.
-    pub(super) waits: Vec<(u32, Incarnation, u64)>,
+    /// The peer will send nothing more by this way: what is to come back to it has to be on its way.
+    pub(super) ends_a_route: bool,
+    /// Whether the user's home has handled everything before.
+    pub(super) home: AtHome,
+    /// Questions of ours, by their numbers, that have to be answered first.
+    pub(super) waits: Vec<u64>,
+    /// Where the streams begin for who joins.
+    pub(super) begins: Vec<Begin>,
+}
+
+impl PendingAnswer {
+    /// One of this kind, to the question of this number.
+    pub(super) fn new(kind: super::wire::Kind, number: u64) -> Self {
+        let user = compact_str::CompactString::default();
+        let (waits, begins) = (Vec::new(), Vec::new());
+        Self { peer: 0, life: 0, kind, user, number, ends_a_route: false, home: AtHome::HeldUp, waits, begins }
+    }
+}
+
+/// How far a fence is that goes to a user's home behind everything that was handed to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum AtHome {
+    /// Something waits for earlier messages, and is to go first.
+    HeldUp,
+    UnderWay,
+    Passed,
 }
 
 /// What an answer of a peer is for.
 #[derive(Debug)]
 pub(super) enum Asked {
+    /// The end of a route.
     Fence(UserKey),
     Join(UserKey),
+    /// Copies that this node has passed on.
+    Copies(UserKey),
 }
 
 /// The bus of a node.
@@ -239,8 +264,8 @@ pub struct Bus {
     pub(super) sent: UserTable<Sent>,
     /// Users whose copies are under way though they have left.
     pub(super) draining: Vec<UserKey>,
-    /// Messages of which one of two ways has found nobody…
-    pub(super) half_failed: HashSet<(compact_str::CompactString, Stamp), RandomState>,
+    /// Messages of which one of two ways has found nobody, and how they came, where that is known…
+    pub(super) half_failed: HashMap<(compact_str::CompactString, Stamp), Option<Via>, RandomState>,
     /// …and since when, the oldest first; some are not there any more.
     pub(super) half_failed_since: VecDeque<(Micros, (compact_str::CompactString, Stamp))>,
     /// Bytes of parcels that wait in routes.
@@ -296,7 +321,7 @@ impl Bus {
             routes: UserTable::default(),
             sent: UserTable::default(),
             draining: Vec::new(),
-            half_failed: HashSet::with_hasher(hasher.clone()),
+            half_failed: HashMap::with_hasher(hasher.clone()),
             half_failed_since: VecDeque::new(),
             waiting_bytes: 0,
             bouncing: HashSet::with_hasher(hasher.clone()),
@@ -334,7 +359,7 @@ impl Bus {
         for peer in 0..self.peers.len() {
             self.drain(peer as u32, fx);
         }
-        self.answer_peers();
+        self.answer_peers(fx);
         self.keep_draining(fx);
         self.keep_membership(connections, fx);
         self.walk_held(fx);
@@ -434,7 +459,7 @@ impl Bus {
             ToBus::Broadcast { frame } => self.broadcast_out(&frame, fx),
             ToBus::Fenced { fence } => {
                 if let Some(answer) = self.answers.get_mut(&fence) {
-                    answer.shard_done = true;
+                    answer.home = AtHome::Passed;
                 }
             }
         }

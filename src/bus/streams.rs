@@ -13,8 +13,8 @@ use crate::time::Micros;
 
 /// How long a message waits for earlier ones. Where a node is cut off, or dies, what it was to pass on may never come.
 pub(super) const GAP_WITHIN: Duration = Duration::from_secs(3);
-/// Given-up gaps that are remembered for a stream, so that what comes late is told from what comes twice.
-const GAPS_MAX: usize = 16;
+/// Gaps that are remembered for a stream, so that what comes late is told from what comes twice.
+const GAPS_MAX: usize = 32;
 
 /// The stream that this node sends to a user.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +36,25 @@ impl Sent {
     }
 }
 
+/// Where a stream begins for who joins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Begin {
+    /// The first message.
+    pub(super) stamp: Stamp,
+    /// The holder that was there before has delivered all from this place to before that message.
+    pub(super) vouched_from: u64,
+}
+
+impl Begin {
+    /// It begins with this message at the latest.
+    pub(super) fn not_after(&mut self, stamp: Stamp) {
+        if (self.stamp.origin, self.stamp.stream) == (stamp.origin, stamp.stream) {
+            self.stamp.place = self.stamp.place.min(stamp.place);
+            self.vouched_from = self.vouched_from.min(stamp.place);
+        }
+    }
+}
+
 /// What a holder does with a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Verdict {
@@ -45,6 +64,8 @@ pub(super) enum Verdict {
     Duplicate,
     /// Earlier ones are missing.
     Early,
+    /// A copy for an earlier stay of the user.
+    Past,
 }
 
 /// The streams of the nodes that send to a user whom this node holds.
@@ -63,11 +84,14 @@ impl<T> Default for Streams<T> {
 struct Incoming<T> {
     origin: u32,
     stream: u64,
-    /// The first message that came. What was before it had come to other holders, or came too late to be in order.
+    /// The first message of this stay of the user.
     first: u64,
-    /// All from `first` to before this one have been delivered, but for the gaps.
+    /// All from here to before `next` have been delivered, by this holder or by the one that it has joined, but for the
+    /// gaps.
+    vouched_from: u64,
     next: u64,
-    /// First and last place of what was not waited for any longer.
+    /// First and last place of what was not waited for: what was before the first message that came, and what was missing
+    /// for too long.
     gaps: Vec<(u64, u64)>,
     early: BTreeMap<u64, T>,
     /// When the oldest of the early ones came.
@@ -75,9 +99,9 @@ struct Incoming<T> {
 }
 
 impl<T> Streams<T> {
-    /// What to do with a message. The first message of another stream of the same node ends the earlier stream, whose early
+    /// What to do with a message, which may be a copy that another holder has passed on. The first message of another stream of the same node ends the earlier stream, whose early
     /// messages are in `freed`, in order.
-    pub(super) fn judge(&mut self, stamp: Stamp, freed: &mut Vec<T>) -> Verdict {
+    pub(super) fn judge(&mut self, stamp: Stamp, is_copy: bool, freed: &mut Vec<T>) -> Verdict {
         let Some(incoming) = self.of.iter_mut().find(|incoming| incoming.origin == stamp.origin) else {
             self.of.push(Incoming::new(stamp));
             return Verdict::Deliver;
@@ -87,8 +111,11 @@ impl<T> Streams<T> {
             *incoming = Incoming::new(stamp);
             return Verdict::Deliver;
         }
-        if stamp.stream < incoming.stream || stamp.place < incoming.first {
+        if stamp.stream < incoming.stream {
             return Verdict::Deliver;
+        }
+        if is_copy && stamp.place < incoming.first && incoming.is_in_gap(stamp.place) {
+            return Verdict::Past;
         }
         if stamp.place < incoming.next {
             return if incoming.fill_gap(stamp.place) { Verdict::Deliver } else { Verdict::Duplicate };
@@ -98,6 +125,28 @@ impl<T> Streams<T> {
         }
         incoming.next += 1;
         Verdict::Deliver
+    }
+
+    /// Where each stream begins for a holder that joins this one.
+    pub(super) fn begins(&self) -> impl Iterator<Item = Begin> {
+        self.of.iter().map(|&Incoming { origin, stream, next, vouched_from, .. }| Begin {
+            stamp: Stamp { origin, stream, place: next },
+            vouched_from,
+        })
+    }
+
+    /// Begins a stream as another holder says, unless it has begun.
+    pub(super) fn begin(&mut self, begin: Begin) {
+        match self.of.iter_mut().find(|incoming| incoming.origin == begin.stamp.origin) {
+            Some(incoming) if incoming.stream >= begin.stamp.stream => {}
+            Some(incoming) => *incoming = Incoming::begin(begin),
+            None => self.of.push(Incoming::begin(begin)),
+        }
+    }
+
+    /// What waits for earlier messages.
+    pub(super) fn early(&self) -> impl Iterator<Item = &T> {
+        self.of.iter().flat_map(|incoming| incoming.early.values())
     }
 
     /// Keeps a message that [`Self::judge`] has called early.
@@ -168,21 +217,38 @@ impl<T> Streams<T> {
 }
 
 impl<T> Incoming<T> {
+    /// One whose first message has come.
     fn new(stamp: Stamp) -> Self {
+        Self { next: stamp.place + 1, ..Self::begin(Begin { stamp, vouched_from: stamp.place }) }
+    }
+
+    /// One whose first message is yet to come.
+    fn begin(Begin { stamp, vouched_from }: Begin) -> Self {
         let Stamp { origin, stream, place } = stamp;
-        let (gaps, early, early_since) = (Vec::new(), BTreeMap::new(), Micros(0));
-        Self { origin, stream, first: place, next: place + 1, gaps, early, early_since }
+        let gaps = if vouched_from > 1 { vec![(1, vouched_from - 1)] } else { Vec::new() };
+        let (early, early_since) = (BTreeMap::new(), Micros(0));
+        Self { origin, stream, first: place, vouched_from, next: place, gaps, early, early_since }
     }
 
     fn pass_over(&mut self, to: u64) {
         if to <= self.next {
             return;
         }
-        if self.gaps.len() == GAPS_MAX {
-            self.gaps.remove(0);
-        }
-        self.gaps.push((self.next, to - 1));
+        self.push_gap(self.next, to - 1);
         self.next = to;
+    }
+
+    fn push_gap(&mut self, first: u64, last: u64) {
+        if self.gaps.len() == GAPS_MAX
+            && let Some((oldest, _)) = self.gaps.iter().enumerate().min_by_key(|(_, gap)| gap.0)
+        {
+            self.gaps.swap_remove(oldest);
+        }
+        self.gaps.push((first, last));
+    }
+
+    fn is_in_gap(&self, place: u64) -> bool {
+        self.gaps.iter().any(|&(first, last)| (first..=last).contains(&place))
     }
 
     /// Whether this place is in a gap; it is filled then.
@@ -192,10 +258,10 @@ impl<T> Incoming<T> {
         };
         let (first, last) = self.gaps.swap_remove(at);
         if first < place {
-            self.gaps.push((first, place - 1));
+            self.push_gap(first, place - 1);
         }
         if place < last {
-            self.gaps.push((place + 1, last));
+            self.push_gap(place + 1, last);
         }
         true
     }
@@ -217,7 +283,7 @@ mod tests {
         fn gets(&mut self, stream: u64, place: u64) -> Verdict {
             let stamp = Stamp { origin: 7, stream, place };
             let mut freed = Vec::new();
-            let verdict = self.streams.judge(stamp, &mut freed);
+            let verdict = self.streams.judge(stamp, false, &mut freed);
             self.delivered.extend(freed);
             match verdict {
                 Verdict::Deliver => {
@@ -225,7 +291,7 @@ mod tests {
                     self.take_ready();
                 }
                 Verdict::Early => self.streams.keep(self.now, stamp, place),
-                Verdict::Duplicate => {}
+                Verdict::Duplicate | Verdict::Past => {}
             }
             verdict
         }
@@ -251,8 +317,30 @@ mod tests {
     fn what_was_before_the_first_message_is_not_waited_for() {
         let mut holder = Holder::default();
         holder.gets(1, 4);
+        let copy = Stamp { origin: 7, stream: 1, place: 2 };
+        assert_eq!(holder.streams.judge(copy, true, &mut Vec::new()), Verdict::Past);
         assert_eq!(holder.gets(1, 2), Verdict::Deliver);
+        assert_eq!(holder.gets(1, 2), Verdict::Duplicate);
         assert_eq!(holder.delivered, [4, 2]);
+    }
+
+    #[test]
+    fn where_another_holder_says_that_a_stream_begins_its_first_message_is_waited_for() {
+        let mut holder = Holder::default();
+        let stamp = |stream, place| Stamp { origin: 7, stream, place };
+        holder.streams.begin(Begin { stamp: stamp(2, 4), vouched_from: 3 });
+        holder.streams.begin(Begin { stamp: stamp(1, 9), vouched_from: 1 });
+        // The other holder has delivered 3, and knows nothing of those before.
+        for place in [3, 5, 6, 2, 4, 2, 7] {
+            holder.gets(2, place);
+        }
+        assert_eq!(holder.delivered, [2, 4, 5, 6, 7]);
+        let begins = Begin { stamp: stamp(2, 8), vouched_from: 3 };
+        assert_eq!(holder.streams.begins().collect::<Vec<_>>(), [begins]);
+        let mut begins = begins;
+        begins.not_after(stamp(1, 1));
+        begins.not_after(stamp(2, 6));
+        assert_eq!(begins, Begin { stamp: stamp(2, 6), vouched_from: 3 });
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub enum Kind {
     Fence = 4,
     /// The answer to a fence, with its number.
     Fenced = 5,
-    /// The sender holds the user too, from now on; its number is a fence's.
+    /// The sender holds the user too, from now on; its number is a fence's, its frame the user's version as 8 bytes.
     Join = 6,
     /// The answer to a join: the receiver of the join holds the user, and passes on what comes for the user.
     Joined = 7,
@@ -66,11 +66,14 @@ pub enum Kind {
     NotJoined = 8,
     /// The sender is new, or has a new life.
     Hello = 9,
+    /// Before the answer to a join, with its number: where one of the streams to the user begins for who joins. Its frame
+    /// is a place as 8 bytes: what is from there to before the beginning has been delivered.
+    Begins = 10,
 }
 
 impl Kind {
     fn read(byte: u8) -> Option<Self> {
-        const KINDS: [Kind; 9] = [
+        const KINDS: [Kind; 10] = [
             Kind::Unicast,
             Kind::Broadcast,
             Kind::Bounce,
@@ -80,6 +83,7 @@ impl Kind {
             Kind::Joined,
             Kind::NotJoined,
             Kind::Hello,
+            Kind::Begins,
         ];
         KINDS.into_iter().find(|&kind| kind as u8 == byte)
     }
@@ -91,6 +95,8 @@ pub const FORWARDED: u8 = 1;
 pub const SENDER_HOLDS: u8 = 2;
 /// A fence that waits for no answer: the directory says that the receiver holds the user, and the receiver does not.
 pub const STALE: u8 = 4;
+/// A fence for copies that a holder has passed on: who has it waits for no other node.
+pub const RELAYED: u8 = 16;
 /// A copy that is the only one: if it finds nobody, and the holder that passed it on has left, it follows the user.
 pub const ONLY: u8 = 8;
 
@@ -105,7 +111,7 @@ pub struct Item {
     pub user: CompactString,
     /// What it means depends on the kind.
     pub number: u64,
-    /// Of messages to users: the node whose client said it; empty when that is the envelope's sender.
+    /// Of messages to users, and of streams: the node whose clients say them; empty when that is the envelope's sender.
     pub origin: NodeId,
     /// Which of the origin's streams to the user it belongs to, and its place there ([`crate::hub::bus::Stamp`]).
     pub stream: u64,

@@ -44,7 +44,9 @@ fn check_order(world: &World) -> u64 {
             // Who comes while the node that the user was on can't be reached is let in after a second, whatever is
             // under way to that node; and so are those who follow there.
             let was_let_in = let_in_at(world, client).is_some_and(|opened| message.sent_at < opened);
-            let is_calm = is_calm(world, message.sent_at.saturating_sub(BEFORE), received_at) && !was_let_in;
+            let is_calm = is_calm(world, message.sent_at.saturating_sub(BEFORE), received_at)
+                && !was_let_in
+                && !was_kept_for_a_refused(world, client.user, message.sent_at, received_at);
             assert!(seen.insert(number) || !is_calm, "client {at} gets message {number} twice");
             let Some(sender) = message.sender else { continue };
             let before = latest.get(&sender).copied();
@@ -63,6 +65,13 @@ fn check_order(world: &World) -> u64 {
         }
     }
     deliveries
+}
+
+/// Whether a connection of the user was refused meanwhile, because another node could not be asked in time: what was kept
+/// for it comes back late.
+fn was_kept_for_a_refused(world: &World, user: usize, since: u64, until: u64) -> bool {
+    let mut refused = world.clients.iter().filter(|other| other.user == user && other.refused);
+    refused.any(|other| other.closed_at.is_some_and(|refused_at| since <= refused_at && refused_at <= until))
 }
 
 /// When the first connection on the client's node that is open beside it was let in without the answer of another node.

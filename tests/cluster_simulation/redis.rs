@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use compact_str::CompactString;
-use ringmesh::bus::call::{Call, Holder, Incarnation, LeaseState, Location, NodeId, Reply, Seen, Why};
+use ringmesh::bus::call::{Call, Holder, Incarnation, LeaseState, Location, NodeId, Reply, Seen};
 
 /// Where the server's clock starts, in microseconds.
 const CLOCK_AT_START_US: u64 = 1_700_000_000_000_000;
@@ -95,9 +95,9 @@ impl Redis {
             Call::Acquire => self.acquire(node, token),
             Call::RenewLease { incarnation, .. } => self.renew_lease(node, token, *incarnation),
             Call::Release { incarnation } => self.release(node, token, *incarnation),
-            Call::Register { user, incarnation, op, why } => {
+            Call::Register { user, incarnation, op } => {
                 self.list(node, *incarnation, user, *op);
-                self.register(node, user, *incarnation, *op, *why)
+                self.register(node, user, *incarnation, *op)
             }
             Call::Unregister { user, incarnation, op, grace_ms } => {
                 self.unregister(node, user, *incarnation, *op, *grace_ms)
@@ -233,7 +233,7 @@ impl Redis {
         Reply::Done
     }
 
-    fn register(&mut self, node: &NodeId, name: &CompactString, incarnation: Incarnation, op: u64, why: Why) -> Reply {
+    fn register(&mut self, node: &NodeId, name: &CompactString, incarnation: Incarnation, op: u64) -> Reply {
         let clock = self.clock_us();
         let user = self.user(name);
         let own = user.holders.get(node).copied();
@@ -245,7 +245,7 @@ impl Redis {
         let since = own.filter(|own| own.incarnation == incarnation).map_or(version, |own| own.since);
         let others: Vec<(NodeId, Entry)> = user.by_age().into_iter().filter(|(other, _)| other != node).collect();
         let newest = others.iter().rfind(|(_, other)| other.since > since).map_or(node, |(other, _)| other);
-        let is_online = why == Why::Arrival && user.holders.is_empty() && user.grace.is_none();
+        let is_online = user.holders.is_empty() && user.grace.is_none();
         user.named = Some(newest.clone());
         user.holders.insert(node.clone(), Entry { incarnation, op, since });
         user.version = version;

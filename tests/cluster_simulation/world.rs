@@ -63,6 +63,8 @@ pub struct Faults {
     /// A user's offline waits for so long.
     pub grace_ms: u64,
     pub twins: bool,
+    /// One user moves from node to node as fast as can be, and one on each node never stops speaking to that user.
+    pub rush: bool,
 }
 
 pub struct Client {
@@ -375,7 +377,9 @@ impl World {
                     heard.opened_at = Some(now);
                     heard.was_let_in = was_let_in;
                     if let Some(before) = heard.closes.take() {
-                        let delay = if self.rng.one_in(2) { self.rng.below(3 * MS) } else { self.rng.below(300 * MS) };
+                        let long = if self.faults.rush { 20 * MS } else { 300 * MS };
+                        let most = if self.rng.one_in(2) { 3 * MS } else { long };
+                        let delay = self.rng.below(most);
                         self.at(now + delay, What::Close(before));
                     }
                 }
@@ -610,6 +614,15 @@ impl World {
             return;
         }
         self.actions_left -= 1;
+        if self.faults.rush {
+            self.rush();
+            let most = if self.rng.one_in(20) { 30 * MS } else { 500 };
+            let delay = 1 + self.rng.below(most);
+            return match self.actions_left {
+                0 => self.rest(),
+                _ => self.at(self.now + delay, What::Act),
+            };
+        }
         match self.rng.below(16) {
             0 => {
                 self.open(None);
@@ -640,6 +653,29 @@ impl World {
             };
             let delay = 1 + self.rng.below(most);
             self.at(self.now + delay, What::Act);
+        }
+    }
+
+    /// User 0 moves, and those of the other numbers speak to that user.
+    fn rush(&mut self) {
+        let of = |user| move |client: &Client| client.user == user && client.closed_at.is_none();
+        for user in 0..=NODES {
+            if !self.clients.iter().any(of(user)) {
+                self.open_for(user, None);
+            }
+        }
+        let open: Vec<usize> = (0..self.clients.len()).filter(|&at| of(0)(&self.clients[at])).collect();
+        if let &[client] = &open[..]
+            && self.clients[client].is_open()
+            && self.rng.one_in(10)
+        {
+            return self.open_for(0, Some(client));
+        }
+        for _ in 0..1 + self.rng.below(4) {
+            let user = 1 + self.rng.below(NODES as u64) as usize;
+            if let Some(sender) = self.clients.iter().position(|client| client.user == user && client.is_open()) {
+                self.say_to(sender, 0);
+            }
         }
     }
 
@@ -675,8 +711,12 @@ impl World {
         if closes.is_none() && open >= 2 * USERS {
             return;
         }
-        let Some(at) = self.up_process() else { return };
         let user = closes.map_or_else(|| self.rng.below(USERS as u64) as usize, |before| self.clients[before].user);
+        self.open_for(user, closes);
+    }
+
+    fn open_for(&mut self, user: usize, closes: Option<usize>) {
+        let Some(at) = self.up_process() else { return };
         let conn = self.processes[at].ask(self.now, &name(user));
         let client = self.clients.len();
         self.note(|| format!("client {client} of {} asks process {at}", name(user)));
@@ -737,9 +777,14 @@ impl World {
     }
 
     fn speak(&mut self) {
-        let Some(client) = self.any_open() else { return };
+        if let Some(client) = self.any_open() {
+            let target = self.rng.below(USERS as u64) as usize;
+            self.say_to(client, target);
+        }
+    }
+
+    fn say_to(&mut self, client: usize, target: usize) {
         let (at, conn) = (self.clients[client].process, self.clients[client].conn);
-        let target = self.rng.below(USERS as u64) as usize;
         let number = self.messages.len();
         let content = format!("\"{number}/{}\"", "x".repeat(self.rng.below(60) as usize));
         let said = Command::SendMessage { target: name(target).into(), content: &content };
@@ -882,7 +927,8 @@ fn story(envelope: &Bytes) -> String {
         let number =
             text.rsplit_once("content\":\"").map_or("", |(_, number)| number.split(['/', '"']).next().unwrap_or(""));
         let kind = item.kind.map_or_else(|| "?".to_owned(), |kind| format!("{kind:?}"));
-        told += &format!(" {kind}/{} {} {} {number};", item.flags, item.user, item.number);
+        let stamp = format!("{}:{}:{}", item.origin, item.stream % 1000, item.place);
+        told += &format!(" {kind}/{} {} {} {stamp} {number};", item.flags, item.user, item.number);
     }
     told
 }

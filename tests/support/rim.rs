@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use compact_str::CompactString;
-use ringmesh::bus::call::{Call, CallId, Holder, Incarnation, Location, Reply, Why};
+use ringmesh::bus::call::{Call, CallId, Holder, Incarnation, Location, Reply};
 use ringmesh::bus::redis::{Caller, Event, Events, RedisConfig, start};
 use ringmesh::config::RedisUrl;
 use tokio::time::{Instant, timeout_at};
@@ -121,9 +121,9 @@ impl Rim {
     }
 
     /// A registration with a number of its own.
-    pub fn registration(&mut self, user: &str, why: Why) -> Call {
+    pub fn registration(&mut self, user: &str) -> Call {
         let op = self.op();
-        Call::Register { user: user.into(), incarnation: self.incarnation, op, why }
+        Call::Register { user: user.into(), incarnation: self.incarnation, op }
     }
 
     /// A removal with a number of its own.
@@ -134,7 +134,7 @@ impl Rim {
 
     /// Registers a user who has come; answers the version and the other holders.
     pub async fn register(&mut self, user: &str) -> (u64, Vec<String>) {
-        let call = self.registration(user, Why::Arrival);
+        let call = self.registration(user);
         match self.call(call).await {
             Reply::Registered { version, others } => (version, names(&others)),
             other => panic!("{user} at {}: {other:?}", self.id),

@@ -5,12 +5,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use compact_str::CompactString;
-use redis::{Cmd, Value, cmd};
+use redis::{Value, cmd};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::super::call::{Holder, Incarnation, Location, Why};
-use super::super::keys;
+use super::super::call::{Holder, Incarnation, Location};
+use super::super::keys::{self, UserKeys};
 use super::super::scripts::Name;
 use super::caller::Ticket;
 use super::open::{number, string};
@@ -18,12 +18,15 @@ use super::servers::{Answer, Request};
 use super::session::Rim;
 use super::{Call, Reply, membership, reap};
 
-/// How long a user stays in the directory without a renewal.
-const USER_TTL_S: u64 = 3600;
-/// How long the number of a removal is kept; a command is late by less.
-pub(super) const REMOVAL_KEPT_MS: u64 = 60_000;
+/// How long a user stays in the directory without a renewal, in seconds.
+const USER_TTL_S: &str = "3600";
+/// How long the number of a removal is kept, in milliseconds; a command is late by less.
+const REMOVAL_KEPT_MS: &str = "60000";
 /// Users in one pipeline.
 const CHUNK: usize = 500;
+/// Users in one call of a script: enough that the call itself does not count, and Redis does nothing else for less than
+/// half a millisecond.
+const SCRIPT_USERS_MAX: usize = 50;
 /// A grace that is said to end later than this is looked at again: the clock of Redis may have been set.
 const GRACE_LOOK_MAX: Duration = Duration::from_secs(5);
 
@@ -34,7 +37,6 @@ struct Registration {
     user: CompactString,
     incarnation: Incarnation,
     op: u64,
-    why: Why,
 }
 
 struct Removal {
@@ -49,13 +51,29 @@ struct GraceEnd {
     incarnation: Incarnation,
 }
 
+/// A user whom a script is to see to.
+struct UserArgs {
+    keys: UserKeys,
+    /// What the script is told of this user.
+    args: Vec<String>,
+}
+
+/// A user as a bucket lists it.
+struct Listed<'a> {
+    user: &'a str,
+    /// Of the user's keys.
+    slot: u16,
+    incarnation: Incarnation,
+    op: u64,
+}
+
 /// Begins all calls that were handed over in one turn.
 pub(super) fn begin(rim: &Rc<Rim>, tasks: &mut JoinSet<()>, calls: Vec<(Ticket, Call)>) {
     let (mut registrations, mut removals, mut ends, mut located) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (ticket, call) in calls {
         match call {
-            Call::Register { user, incarnation, op, why } => {
-                registrations.push((ticket, Registration { user, incarnation, op, why }));
+            Call::Register { user, incarnation, op } => {
+                registrations.push((ticket, Registration { user, incarnation, op }));
             }
             Call::Unregister { user, incarnation, op, grace_ms } => {
                 removals.push((ticket, Removal { user, incarnation, op, grace_ms }));
@@ -117,26 +135,86 @@ impl Rim {
         Request { slot: keys.slot, command }
     }
 
-    /// Lists users in their buckets, so that they are found if this process dies; whether each is.
-    async fn list(&self, users: &[(&str, Incarnation, u64)]) -> Vec<bool> {
-        let mut buckets: BTreeMap<(Incarnation, usize), (Cmd, Vec<usize>)> = BTreeMap::new();
-        for (place, (user, incarnation, op)) in users.iter().enumerate() {
-            let bucket = keys::bucket_of(user);
-            let (command, places) = buckets.entry((*incarnation, bucket)).or_insert_with(|| {
-                (cmd("HSET").arg(keys::bucket(&self.node, *incarnation, bucket)).take(), Vec::new())
-            });
-            command.arg(*user).arg(*op);
-            places.push(place);
+    /// Runs a script that takes many users at once: `head` are its first arguments, and each user has own ones. The
+    /// answer for each user, in order.
+    async fn ask_users(&self, name: Name, head: &[&str], users: Vec<UserArgs>) -> Vec<Answer> {
+        let mut answers: Vec<Answer> = users.iter().map(|_| None).collect();
+        let all = (0..users.len()).collect();
+        let singly = self.ask_groups(name, head, &users, self.groups(all, &users), &mut answers).await;
+        // What the script could not do for one of them, such as overwrite a key of another type, it may for the others.
+        let singly = singly.into_iter().map(|place| vec![place]).collect();
+        self.ask_groups(name, head, &users, singly, &mut answers).await;
+        answers
+    }
+
+    /// Users whose keys one script may touch together: any on one server, those of one slot on a cluster.
+    fn groups(&self, mut places: Vec<usize>, users: &[UserArgs]) -> Vec<Vec<usize>> {
+        if !self.servers.is_cluster() {
+            return places.chunks(SCRIPT_USERS_MAX).map(<[usize]>::to_vec).collect();
         }
+        places.sort_by_key(|place| users[*place].keys.slot);
+        let of_slots = places.chunk_by(|one, other| users[*one].keys.slot == users[*other].keys.slot);
+        of_slots.flat_map(|of_slot| of_slot.chunks(SCRIPT_USERS_MAX)).map(<[usize]>::to_vec).collect()
+    }
+
+    /// One call of the script for each group; the users of groups of several that failed.
+    async fn ask_groups(
+        &self,
+        name: Name,
+        head: &[&str],
+        users: &[UserArgs],
+        groups: Vec<Vec<usize>>,
+        answers: &mut [Answer],
+    ) -> Vec<usize> {
+        let requests = groups.iter().map(|group| {
+            let keys = group.iter().map(|place| &users[*place].keys);
+            let names: Vec<&str> = keys.flat_map(|keys| [keys.named.as_str(), keys.holders.as_str()]).collect();
+            let mut command = self.servers.scripts().call(name, &names);
+            command.arg(head);
+            for place in group {
+                command.arg(&users[*place].args);
+            }
+            Request { slot: users[group[0]].keys.slot, command }
+        });
+        let all = self.servers.ask_all(requests.collect()).await;
+        let mut failed = Vec::new();
+        for (group, answer) in groups.into_iter().zip(all) {
+            match answer {
+                Some(Ok(Value::Array(parts))) if parts.len() == group.len() => {
+                    group.into_iter().zip(parts).for_each(|(place, part)| answers[place] = Some(Ok(part)));
+                }
+                Some(Err(_)) if group.len() > 1 => failed.extend(group),
+                Some(Err(error)) => answers[group[0]] = Some(Err(error)),
+                _ => {}
+            }
+        }
+        failed
+    }
+
+    /// Users by the buckets that list them, as places in `users`.
+    fn by_bucket(&self, users: &[Listed]) -> BTreeMap<(Incarnation, usize), Vec<usize>> {
+        let mut buckets: BTreeMap<_, Vec<usize>> = BTreeMap::new();
+        for (place, user) in users.iter().enumerate() {
+            buckets.entry((user.incarnation, keys::bucket_of(user.slot))).or_default().push(place);
+        }
+        buckets
+    }
+
+    /// Lists users in their buckets, so that they are found if this process dies; whether each is.
+    async fn list(&self, users: &[Listed<'_>]) -> Vec<bool> {
+        let buckets = self.by_bucket(users);
+        let requests = buckets.iter().map(|((incarnation, bucket), places)| {
+            let key = self.tags.bucket(&self.node, *incarnation, *bucket);
+            let mut command = cmd("HSET");
+            command.arg(&key);
+            for place in places {
+                command.arg(users[*place].user).arg(users[*place].op);
+            }
+            Request::of(&key, command)
+        });
+        let answers = self.servers.ask_all(requests.collect()).await;
         let mut is_listed = vec![false; users.len()];
-        let (requests, places): (Vec<_>, Vec<_>) = buckets
-            .into_iter()
-            .map(|((incarnation, bucket), (command, places))| {
-                let slot = keys::slot(keys::bucket(&self.node, incarnation, bucket).as_bytes());
-                (Request { slot, command }, places)
-            })
-            .unzip();
-        for (answer, places) in self.servers.ask_all(requests).await.into_iter().zip(places) {
+        for (answer, places) in answers.into_iter().zip(buckets.into_values()) {
             if matches!(answer, Some(Ok(_))) {
                 places.into_iter().for_each(|place| is_listed[place] = true);
             }
@@ -145,37 +223,39 @@ impl Rim {
     }
 
     /// Takes users off their buckets, unless a later operation listed them. What fails stays listed, and does no harm.
-    async fn unlist(&self, users: &[(&str, Incarnation, u64)]) {
-        let mut buckets: BTreeMap<(Incarnation, usize), Request> = BTreeMap::new();
-        for (user, incarnation, op) in users {
-            let bucket = keys::bucket_of(user);
-            let request = buckets.entry((*incarnation, bucket)).or_insert_with(|| {
-                let key = keys::bucket(&self.node, *incarnation, bucket);
-                let command = self.servers.scripts().call(Name::Unlist, &[&key]);
-                Request { slot: keys::slot(key.as_bytes()), command }
-            });
-            request.command.arg(*user).arg(*op);
-        }
-        self.servers.ask_all(buckets.into_values().collect()).await;
+    async fn unlist(&self, users: &[Listed<'_>]) {
+        let requests = self.by_bucket(users).into_iter().map(|((incarnation, bucket), places)| {
+            let key = self.tags.bucket(&self.node, incarnation, bucket);
+            let mut command = self.servers.scripts().call(Name::Unlist, &[&key]);
+            for place in places {
+                command.arg(users[place].user).arg(users[place].op);
+            }
+            Request::of(&key, command)
+        });
+        self.servers.ask_all(requests.collect()).await;
+    }
+
+    /// How a user is listed.
+    fn listed<'a>(&self, user: &'a str, incarnation: Incarnation, op: u64) -> Listed<'a> {
+        let slot = keys::slot(keys::user_node(user).as_bytes());
+        Listed { user, slot, incarnation, op }
     }
 
     async fn register(&self, calls: Vec<(Ticket, Registration)>) {
         let _permit = self.gate.acquire().await;
-        let users: Vec<_> = calls.iter().map(|(_, each)| (each.user.as_str(), each.incarnation, each.op)).collect();
+        let users: Vec<_> = calls.iter().map(|(_, each)| self.listed(&each.user, each.incarnation, each.op)).collect();
         let is_listed = self.list(&users).await;
         // Those that are not listed fail, by dropping their tickets.
         let mut listed = is_listed.into_iter();
         let calls: Vec<_> = calls.into_iter().filter(|_| listed.next() == Some(true)).collect();
-        let requests = calls.iter().map(|(_, each)| {
-            let mut request = self.user_script(Name::Register, &each.user, each.incarnation);
-            let online = match each.why {
-                Why::Arrival => self.event("online", &each.user, &self.node),
-                Why::Restore => String::new(),
-            };
-            request.command.arg(each.op).arg(USER_TTL_S).arg(online);
-            request
+        let users = calls.iter().map(|(_, each)| {
+            let online = self.event("online", &each.user, &self.node);
+            UserArgs {
+                keys: self.tags.user(&each.user),
+                args: vec![each.incarnation.to_string(), each.op.to_string(), online],
+            }
         });
-        let answers = self.servers.ask_all(requests.collect()).await;
+        let answers = self.ask_users(Name::Register, &[&self.node, USER_TTL_S], users.collect()).await;
         for ((ticket, _), answer) in calls.into_iter().zip(answers) {
             if let Some(reply) = array(answer).and_then(|parts| registered(&parts)) {
                 ticket.answer(reply);
@@ -185,19 +265,22 @@ impl Rim {
 
     async fn unregister(&self, calls: Vec<(Ticket, Removal)>) {
         let _permit = self.gate.acquire().await;
-        let requests = calls.iter().map(|(_, each)| {
-            let mut request = self.user_script(Name::Unregister, &each.user, each.incarnation);
+        let users = calls.iter().map(|(_, each)| {
             let offline = self.event("offline", &each.user, &self.node);
-            request.command.arg(each.op).arg(USER_TTL_S).arg(each.grace_ms).arg(offline).arg(REMOVAL_KEPT_MS);
-            request
+            let (incarnation, op, grace_ms) = (each.incarnation, each.op, each.grace_ms);
+            UserArgs {
+                keys: self.tags.user(&each.user),
+                args: vec![incarnation.to_string(), op.to_string(), grace_ms.to_string(), offline],
+            }
         });
-        let answers = self.servers.ask_all(requests.collect()).await;
+        let head = [self.node.as_str(), USER_TTL_S, REMOVAL_KEPT_MS];
+        let answers = self.ask_users(Name::Unregister, &head, users.collect()).await;
         let removed: Vec<_> = calls
             .iter()
             .zip(&answers)
             // During a grace the user stays listed, so that the offline is published also if this process dies.
             .filter(|((_, each), answer)| each.grace_ms == 0 && matches!(answer, Some(Ok(Value::Int(1)))))
-            .map(|((_, each), _)| (each.user.as_str(), each.incarnation, each.op))
+            .map(|((_, each), _)| self.listed(&each.user, each.incarnation, each.op))
             .collect();
         self.unlist(&removed).await;
         for ((ticket, _), answer) in calls.into_iter().zip(answers) {
@@ -232,7 +315,7 @@ impl Rim {
                 }
             }
             let removed =
-                ended.iter().filter_map(|((_, each), op)| op.map(|op| (each.user.as_str(), each.incarnation, op)));
+                ended.iter().filter_map(|((_, each), op)| op.map(|op| self.listed(&each.user, each.incarnation, op)));
             self.unlist(&removed.collect::<Vec<_>>()).await;
             ended.into_iter().for_each(|((ticket, _), _)| ticket.answer(Reply::Done));
             calls = too_early;
@@ -256,16 +339,16 @@ impl Rim {
 
     async fn renew(&self, ticket: Ticket, incarnation: Incarnation, users: Vec<(CompactString, u64)>) {
         let mut restored = 0;
+        let life = incarnation.to_string();
         for chunk in users.chunks(CHUNK) {
             let _permit = self.gate.acquire().await;
-            let listed: Vec<_> = chunk.iter().map(|(user, op)| (user.as_str(), incarnation, *op)).collect();
+            let listed: Vec<_> = chunk.iter().map(|(user, op)| self.listed(user, incarnation, *op)).collect();
             let is_listed = self.list(&listed).await;
-            let requests = chunk.iter().map(|(user, op)| {
-                let mut request = self.user_script(Name::Renew, user, incarnation);
-                request.command.arg(*op).arg(USER_TTL_S);
-                request
-            });
-            for answer in self.servers.ask_all(requests.collect()).await {
+            let users = chunk
+                .iter()
+                .map(|(user, op)| UserArgs { keys: self.tags.user(user), args: vec![op.to_string()] })
+                .collect();
+            for answer in self.ask_users(Name::Renew, &[&self.node, &life, USER_TTL_S], users).await {
                 // Dropping the ticket fails the call.
                 let Some(Ok(Value::Int(count))) = answer else { return };
                 restored += count.cast_unsigned();

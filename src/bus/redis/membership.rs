@@ -104,7 +104,7 @@ impl Rim {
     /// Users that a life has listed.
     pub async fn count_listed(&self, node: &str, incarnation: Incarnation) -> Option<u64> {
         let requests = (0..keys::BUCKETS).map(|bucket| {
-            let key = keys::bucket(node, incarnation, bucket);
+            let key = self.tags.bucket(node, incarnation, bucket);
             Request::of(&key, cmd("HLEN").arg(&key).take())
         });
         let answers = self.servers.ask_all(requests.collect()).await;

@@ -60,10 +60,17 @@ impl Rim {
             on_record.iter().filter_map(number).filter(|life| *life < incarnation).collect();
         dead.push(incarnation);
         for life in dead {
+            let mut is_done = true;
             for bucket in 0..keys::BUCKETS {
-                if !self.reap_bucket(node, incarnation, life, bucket).await? {
-                    return Some(false);
+                match self.reap_bucket(node, incarnation, life, bucket).await {
+                    Some(true) => {}
+                    Some(false) => return Some(false),
+                    // The users of a cluster's other masters don't wait for those of one that is out of reach.
+                    None => is_done = false,
                 }
+            }
+            if !is_done {
+                return None;
             }
             self.ask(&lives, cmd("SREM").arg(&lives).arg(life).take()).await?;
         }
@@ -73,7 +80,7 @@ impl Rim {
     }
 
     async fn reap_bucket(&self, node: &str, claimed: Incarnation, life: Incarnation, bucket: usize) -> Option<bool> {
-        let key = keys::bucket(node, life, bucket);
+        let key = self.tags.bucket(node, life, bucket);
         let mut cursor = 0;
         loop {
             let question = cmd("HSCAN").arg(&key).arg(cursor).arg("COUNT").arg(STEP).take();

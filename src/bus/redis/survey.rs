@@ -31,6 +31,7 @@ const CONNECT_MAX: Duration = Duration::from_secs(15);
 /// Somebody who looks, connected to every master that can be reached.
 pub struct Surveyor {
     servers: Servers,
+    tags: Tags,
     listeners: Vec<Listener>,
     downs: UnboundedReceiver<Down>,
     out_of_reach: Vec<Reason>,
@@ -58,7 +59,7 @@ impl Surveyor {
             let (sender, downs) = unbounded_channel();
             let opener = Opener::new(url, &NodeId::from(NAME))?;
             let (servers, out_of_reach) = Servers::connect(opener, Scripts::none(), sender).await?;
-            let mut surveyor = Surveyor { servers, listeners: Vec::new(), downs, out_of_reach };
+            let mut surveyor = Surveyor { servers, tags: Tags::new(), listeners: Vec::new(), downs, out_of_reach };
             surveyor.listen().await?;
             Ok(surveyor)
         });
@@ -68,13 +69,12 @@ impl Surveyor {
     }
 
     async fn listen(&mut self) -> Result<(), Reason> {
-        let tags = Tags::new();
         let token = super::session::random();
         for server in self.servers.all() {
             let slots = 0..keys::SLOTS as u16;
             let is_its = |slot: &u16| self.servers.of_slot(*slot).is_some_and(|other| other.id == server.id);
             let Some(slot) = slots.into_iter().find(is_its) else { continue };
-            let channel = tags.probe(slot, token);
+            let channel = self.tags.probe(slot, token);
             let listened = timeout(ANSWER_MAX, Listener::new(&self.servers, &server, channel)).await;
             match listened.unwrap_or_else(|_| Err(silent(&server.address))) {
                 Ok(listener) => self.listeners.push(listener),
@@ -197,7 +197,7 @@ impl Surveyor {
     async fn life(&self, node: &str, incarnation: Incarnation) -> LifeFound {
         let dead = keys::dead(node, incarnation);
         let count = |bucket| {
-            let key = keys::bucket(node, incarnation, bucket);
+            let key = self.tags.bucket(node, incarnation, bucket);
             Request::of(&key, cmd("HLEN").arg(&key).take())
         };
         let declared = Request::of(&dead, cmd("EXISTS").arg(&dead).take());

@@ -5,7 +5,7 @@
 -- Race: the user comes back just before the grace ends. Looking and publishing are one step, so an offline is
 -- published only when nobody holds the user, and once: the deadline goes with it.
 local node, incarnation = ARGV[1], tonumber(ARGV[2])
-local user = read_user()
+local user = read_user(KEYS[2])
 if user.holders[node] then return { 1 } end
 local grace = user.grace
 if grace and #user.nodes == 0 and grace.node == node and grace.incarnation <= incarnation then

@@ -2,7 +2,7 @@
 --
 -- Race: the hash and the string read one after the other, with a change between them, would show a node of ours as a
 -- foreign one, or nobody.
-local user = read_user()
+local user = read_user(KEYS[2])
 local answer = { #user.nodes > 0 and user.version or 0, redis.call('GET', KEYS[1]) }
 for _, node in ipairs(user.nodes) do
   answer[#answer + 1] = node

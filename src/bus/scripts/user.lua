@@ -1,6 +1,6 @@
 -- What the scripts of the directory share; it stands in front of each of them.
 --
--- KEYS[1] is user:node:<user>, the contract's string; KEYS[2] the hash of the user's holders:
+-- Each user has two keys: `named`, user:node:<user>, the contract's string; and `hash`, the user's holders:
 --   <node>       -> incarnation:op:since    a holder, the number that wrote it, and the version since which it holds
 --   #gone:<node> -> incarnation:op:until    the number of a removal, kept until then (ms), so that an earlier
 --                                           registration that comes late is known as such
@@ -29,9 +29,9 @@ local function is_later(incarnation, op, than_incarnation, than_op)
 end
 
 -- The hash, with its holders in `nodes`, the oldest first.
-local function read_user()
+local function read_user(hash)
   local user = { nodes = {}, holders = {}, gone = {}, version = 0 }
-  local all = redis.call('HGETALL', KEYS[2])
+  local all = redis.call('HGETALL', hash)
   for at = 1, #all, 2 do
     local field, value = all[at], all[at + 1]
     if string.byte(field) ~= 35 then
@@ -67,11 +67,11 @@ end
 
 -- Takes `node` off: leaves the number of the removal, promotes the newest of the other holders, or ends the user's
 -- presence, with a grace or at once. `offline` is the event's JSON.
-local function remove(user, node, incarnation, op, now, keep_ms, ttl_s, grace_ms, offline)
+local function remove(named, hash, user, node, incarnation, op, now, keep_ms, ttl_s, grace_ms, offline)
   local held = user.holders[node]
   local now_ms = math.floor(now / 1000)
-  redis.call('HDEL', KEYS[2], node)
-  redis.call('HSET', KEYS[2],
+  redis.call('HDEL', hash, node)
+  redis.call('HSET', hash,
     '#gone:' .. node, digits(incarnation) .. ':' .. digits(op) .. ':' .. digits(now_ms + keep_ms + grace_ms),
     '#version', digits(next_version(user, now)))
   local newest
@@ -79,21 +79,21 @@ local function remove(user, node, incarnation, op, now, keep_ms, ttl_s, grace_ms
     if other ~= node then newest = other end
   end
   if newest then
-    redis.call('SET', KEYS[1], newest, 'EX', ttl_s)
-    redis.call('EXPIRE', KEYS[2], ttl_s)
+    redis.call('SET', named, newest, 'EX', ttl_s)
+    redis.call('EXPIRE', hash, ttl_s)
     return
   end
-  local named = redis.call('GET', KEYS[1])
-  if named == node then redis.call('DEL', KEYS[1]) end
+  local name = redis.call('GET', named)
+  if name == node then redis.call('DEL', named) end
   local ends = now_ms + keep_ms + grace_ms
   if user.grace then ends = math.max(ends, user.grace.ends + keep_ms) end
-  redis.call('PEXPIREAT', KEYS[2], digits(ends))
+  redis.call('PEXPIREAT', hash, digits(ends))
   -- A string that names another node is a foreign node's: there the user is still online.
-  if (held and not named) or named == node then
+  if (held and not name) or name == node then
     if grace_ms > 0 then
-      redis.call('HSET', KEYS[2], '#grace', digits(now_ms + grace_ms) .. ':' .. digits(incarnation) .. ':' .. node)
+      redis.call('HSET', hash, '#grace', digits(now_ms + grace_ms) .. ':' .. digits(incarnation) .. ':' .. node)
     else
-      redis.call('HDEL', KEYS[2], '#grace')
+      redis.call('HDEL', hash, '#grace')
       redis.call('PUBLISH', 'user:events', offline)
     end
   end
