@@ -5,6 +5,11 @@
 //! (*join*), so that it passes on what comes for the user, and what this node itself has sent the user elsewhere has
 //! been handled or has come back.
 
+mod copies;
+mod renewal;
+
+pub(super) use renewal::Walk;
+
 use std::cmp::Ordering;
 use std::time::Duration;
 
@@ -15,21 +20,10 @@ use crate::hub::envelope::UserKey;
 use crate::time::Micros;
 
 use super::call::{Call, Incarnation, Location, Reply};
-use super::deliver::has_come_from;
 use super::routes::{Route, weight};
 use super::state::{Asked, Bus, Effects, Later, ORIGIN_SELF, Parcel, Purpose, REGISTER_WITHIN, RETRY_AFTER};
 use super::streams::{Begin, Streams};
-use super::wire::{FORWARDED, Kind, ONLY, SENDER_HOLDS, STALE};
-
-/// The TTL of a user's entry is an hour; it is renewed three times in that time…
-const RENEW_WITHIN: Duration = Duration::from_secs(1200);
-/// …and more often beside foreign nodes, which overwrite and delete entries that are not theirs.
-const RENEW_WITHIN_BESIDE_FOREIGN: Duration = Duration::from_secs(30);
-/// Users in one renewal, and renewals under way.
-const RENEW_USERS_MAX: usize = 500;
-const RENEWALS_MAX: u32 = 4;
-/// Nodes that find Redis back do not all begin in the same moment.
-const RESTORE_JITTER_MAX_US: u64 = 300_000;
+use super::wire::Kind;
 
 /// A user whom this node holds, or is about to, or no longer.
 #[derive(Debug)]
@@ -147,17 +141,6 @@ impl Held {
     pub(super) fn is_open(&self) -> bool {
         self.stage == Stage::Open
     }
-}
-
-/// How far the walk over all users is that renews their entries.
-#[derive(Debug, Default)]
-pub(super) struct Walk {
-    cursor: usize,
-    /// Renewals under way.
-    under_way: u32,
-    /// Set after a loss: from when on to go over all users as fast as Redis takes it.
-    restore_at: Option<Micros>,
-    stepped_at: Micros,
 }
 
 impl Bus {
@@ -420,50 +403,6 @@ impl Bus {
         self.tell_elsewhere(user, was_elsewhere, fx);
     }
 
-    /// A peer has begun to hold the user too, by this version; whether this node does, so that it passes on what comes.
-    pub(super) fn joined_by(&mut self, user: &UserKey, peer: u32, version: u64, fx: &mut dyn Effects) -> bool {
-        let life = self.peers[peer as usize].life;
-        let Some(held) = self.held.get_mut(user).filter(|held| held.is_here()) else { return false };
-        let was_elsewhere = !held.others.is_empty();
-        if !held.others.contains(&(peer, life)) {
-            held.others.push((peer, life));
-        }
-        held.joined.retain(|(joined, _)| *joined != peer);
-        held.joined.push((peer, version));
-        held.version = held.version.max(version);
-        // What waits here for messages before it was passed on when it came, and not to this peer. It has what it has said
-        // or passed on itself.
-        let kept = held.until_joined.iter().map(|(parcel, via)| (parcel.clone(), *via));
-        let early = held.streams.early().map(|(frame, via)| {
-            let parcel = Parcel { frame: frame.clone(), flags: 0, stamp: via.stamp };
-            (parcel, *via)
-        });
-        let lacks = |(parcel, via): &(Parcel, Via)| parcel.stamp.origin != peer && !has_come_from(*via, peer);
-        let waiting: Vec<Parcel> = kept.chain(early).filter(lacks).map(|(parcel, _)| parcel).collect();
-        for parcel in waiting {
-            self.push_message(peer, Kind::Unicast, FORWARDED, user, version, &parcel);
-        }
-        self.tell_elsewhere(user, was_elsewhere, fx);
-        true
-    }
-
-    /// A copy has come from a holder that knew the others by this version: those who have joined since have it from here.
-    pub(super) fn forward_to_later(&mut self, user: &UserKey, from: u32, version: u64, parcel: &Parcel) {
-        let Some(held) = self.held.get(user).filter(|held| held.joined.iter().any(|(_, since)| *since > version))
-        else {
-            return;
-        };
-        let later = held
-            .joined
-            .iter()
-            .filter(|(peer, since)| *since > version && *peer != parcel.stamp.origin && *peer != from);
-        let later: Vec<(u32, u64)> = later.copied().collect();
-        for (peer, since) in later {
-            self.push_message(peer, Kind::Unicast, FORWARDED | parcel.flags & SENDER_HOLDS, user, since, parcel);
-            self.counters.unicasts_out += 1;
-        }
-    }
-
     fn tell_elsewhere(&mut self, user: &UserKey, was_elsewhere: bool, fx: &mut dyn Effects) {
         let Some(held) = self.held.get(user).filter(|held| held.is_open()) else { return };
         let elsewhere = !held.others.is_empty();
@@ -485,76 +424,6 @@ impl Bus {
         peer.life == life && peer.dead < life && !peer.is_unreachable
     }
 
-    /// Passes copies on to the other holders, but not to the one whose client said it: that one has delivered it, or has
-    /// no connection open until it has been handled. How many.
-    pub(super) fn forward(&mut self, user: &UserKey, parcel: &Parcel, via: Via) -> usize {
-        let Some(held) = self.held.get_mut(user) else { return 0 };
-        if held.stage == Stage::Registering {
-            // Who else holds the user is known in a moment. It is not handed back as shared: that is not certain.
-            held.unforwarded.get_or_insert_default().push((parcel.clone(), via));
-            return 0;
-        }
-        if let Some(unforwarded) = &mut held.unforwarded {
-            unforwarded.push((parcel.clone(), via));
-            return 1;
-        }
-        let sender_holds = parcel.flags & SENDER_HOLDS;
-        let peers = &self.peers;
-        let holds = |&&(peer, life): &&(u32, Incarnation)| {
-            let other = &peers[peer as usize];
-            peer != parcel.stamp.origin && other.life == life && other.dead < life
-        };
-        let to: Vec<u32> = held.others.iter().filter(holds).map(|&(peer, _)| peer).collect();
-        let flags = sender_holds | if to.len() == 1 { FORWARDED | ONLY } else { FORWARDED };
-        let version = held.version;
-        for &peer in &to {
-            self.push_message(peer, Kind::Unicast, flags, user, version, parcel);
-            self.counters.unicasts_out += 1;
-        }
-        to.len()
-    }
-
-    /// A sender knows of a later version of the user's holders than this node: copies wait until it has read them too.
-    pub(super) fn refresh_if_older(&mut self, user: &UserKey, version: u64, fx: &mut dyn Effects) {
-        let Some(held) = self.held.get_mut(user) else { return };
-        if held.version < version {
-            self.refresh(user, None, fx);
-        }
-    }
-
-    /// Copies wait until the holders have been read, which a peer that has sent a copy back seems to be no more. It may
-    /// have become one again since, so it is not for the copy to say.
-    pub(super) fn refresh(&mut self, user: &UserKey, bouncer: Option<u32>, fx: &mut dyn Effects) {
-        let Some(held) = self.held.get_mut(user).filter(|held| held.is_open() && held.unforwarded.is_none()) else {
-            return;
-        };
-        held.unforwarded = Some(Vec::new());
-        let call = Call::Locate { user: user.name.clone() };
-        self.call(Purpose::Refresh(user.clone(), bouncer), call, fx);
-    }
-
-    pub(super) fn refreshed(&mut self, user: &UserKey, bouncer: Option<u32>, reply: Reply, fx: &mut dyn Effects) {
-        if let Reply::Located(location) = reply {
-            self.learn_holders(user, &location, fx);
-            // If it does not even know of the user, Redis has lost a removal.
-            if let Some(peer) = bouncer.map(|at| &mut self.peers[at as usize])
-                && location.holders.iter().any(|holder| holder.node == peer.node)
-            {
-                peer.link.push(Kind::Fence, STALE, &user.name, 0, b"");
-            }
-        }
-        self.forward_what_waited(user, fx);
-    }
-
-    fn forward_what_waited(&mut self, user: &UserKey, fx: &mut dyn Effects) {
-        let Some(waiting) = self.held.get_mut(user).and_then(|held| held.unforwarded.take()) else { return };
-        for (parcel, via) in waiting {
-            if self.forward(user, &parcel, via) == 0 {
-                self.one_way_failed(user.clone(), parcel, None, fx);
-            }
-        }
-    }
-
     /// The directory says that this node holds the user. If it has not even begun to, Redis has lost a removal.
     pub(super) fn take_off_if_unknown(&mut self, user: &UserKey) {
         if self.held.get(user).is_some() || self.members.incarnation == 0 {
@@ -566,60 +435,6 @@ impl Bus {
         held.entered_as = self.members.incarnation;
         self.held.insert(user.clone(), held);
         self.later(Duration::ZERO, Later::Step(user.clone()));
-    }
-
-    /// A foreign node has touched the user's entry.
-    pub(super) fn put_back(&mut self, user: &UserKey, fx: &mut dyn Effects) {
-        if self.can_renew(user) {
-            self.renew(vec![user.clone()], fx);
-        }
-    }
-
-    fn can_renew(&self, user: &UserKey) -> bool {
-        let is_still = |held: &Held| matches!(held.stage, Stage::Open | Stage::Settling | Stage::Joining) && !held.busy;
-        self.connected && self.held.get(user).is_some_and(is_still)
-    }
-
-    fn renew(&mut self, users: Vec<UserKey>, fx: &mut dyn Effects) {
-        let mut renewed = Vec::with_capacity(users.len());
-        for user in &users {
-            if let Some(held) = self.held.get_mut(user) {
-                held.busy = true;
-                renewed.push((user.name.clone(), held.entered_by));
-            }
-        }
-        self.members.walk.under_way += 1;
-        let call = Call::Renew { incarnation: self.members.incarnation, users: renewed };
-        self.call(Purpose::Renew(users), call, fx);
-    }
-
-    pub(super) fn renewed(&mut self, users: &[UserKey], reply: &Reply, fx: &mut dyn Effects) {
-        self.members.walk.under_way -= 1;
-        if let &Reply::Renewed { restored } = reply {
-            self.counters.restored += restored;
-        }
-        for user in users {
-            if let Some(held) = self.held.get_mut(user) {
-                held.busy = false;
-                self.step(user, fx);
-            }
-        }
-    }
-
-    /// Redis can be reached again, and may have lost what was written: everything is gone over.
-    pub(super) fn restore_held(&mut self, fx: &mut dyn Effects) {
-        let jitter = self.config.hasher.hash_one(&self.config.node_id) % RESTORE_JITTER_MAX_US;
-        self.members.walk.cursor = 0;
-        self.members.walk.restore_at = Some(self.now.after(Duration::from_micros(jitter)));
-        let waiting: Vec<UserKey> = self
-            .held
-            .iter()
-            .filter(|(_, held)| matches!(held.stage, Stage::Registering | Stage::Leaving))
-            .map(|(user, _)| user.clone())
-            .collect();
-        for user in waiting {
-            self.step(&user, fx);
-        }
     }
 
     /// This node has a new life: its users are entered again.
@@ -649,50 +464,5 @@ impl Bus {
             }
         }
         self.step(user, fx);
-    }
-
-    /// Renews the next users' entries, when their time has come.
-    pub(super) fn walk_held(&mut self, fx: &mut dyn Effects) {
-        if !self.connected || self.members.incarnation == 0 {
-            return;
-        }
-        let slots = self.held.slots();
-        let count = match self.members.walk.restore_at {
-            Some(at) if self.now < at => return,
-            Some(_) if self.members.walk.cursor >= slots => {
-                self.members.walk.restore_at = None;
-                self.members.walk.cursor = 0;
-                return;
-            }
-            Some(_) => RENEW_USERS_MAX,
-            None => {
-                let within = if self.foreign.is_empty() { RENEW_WITHIN } else { RENEW_WITHIN_BESIDE_FOREIGN };
-                let since = self.now.since(self.members.walk.stepped_at);
-                (slots as f64 * since.as_secs_f64() / within.as_secs_f64()) as usize
-            }
-        };
-        let is_restoring = self.members.walk.restore_at.is_some();
-        let mut left = count;
-        while left > 0 && self.members.walk.under_way < RENEWALS_MAX {
-            let begin = self.members.walk.cursor;
-            let end = slots.min(begin + left.min(RENEW_USERS_MAX));
-            let users: Vec<UserKey> =
-                (begin..end).filter_map(|slot| self.held.at(slot)).map(|(user, _)| user.clone()).collect();
-            let users: Vec<UserKey> = users.into_iter().filter(|user| self.can_renew(user)).collect();
-            self.members.walk.stepped_at = self.now;
-            self.members.walk.cursor = end;
-            if !users.is_empty() {
-                self.renew(users, fx);
-            }
-            if end >= slots {
-                if !is_restoring {
-                    self.members.walk.cursor = 0;
-                }
-                break;
-            }
-            if !is_restoring {
-                left -= (end - begin).min(left);
-            }
-        }
     }
 }
