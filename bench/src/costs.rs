@@ -26,6 +26,8 @@ const UNREGISTER_LUA: &str = include_str!("../../src/bus/scripts/unregister.lua"
 
 /// Users in one pipeline, as the node has them.
 const CHUNK: u32 = 500;
+/// Users in one call of a script that takes many, as the node has them.
+const SCRIPT_USERS: u32 = 50;
 /// Parts of a node's list of users.
 const BUCKETS: u32 = 64;
 /// How long a user is kept, in seconds.
@@ -160,7 +162,7 @@ fn keys(user: u32) -> [String; 2] {
 }
 
 fn bucket(at: u32) -> String {
-    format!("rm:{{n:{NODE}:1764201600000000:{at}}}:users")
+    format!("rm:{{{at:05}}}:users:{NODE}:{INCARNATION}")
 }
 
 const INCARNATION: &str = "1764201600000000";
@@ -169,6 +171,17 @@ struct Directory<'a> {
     redis: &'a Redis,
     client: Client,
     users: u32,
+}
+
+/// A script of the directory.
+struct Script<'a> {
+    hash: &'a str,
+    /// Users in one call.
+    users: u32,
+    /// Whether the node lists its users first.
+    is_listed: bool,
+    /// The arguments before those of the users.
+    head: &'a [&'a str],
 }
 
 fn directory(users: u32) -> Result<(), RedisError> {
@@ -182,33 +195,34 @@ fn directory(users: u32) -> Result<(), RedisError> {
     let locate = directory.load(&[USER_LUA, LOCATE_LUA])?;
     let unregister = directory.load(&[USER_LUA, UNREGISTER_LUA])?;
     let event = |event: &str, user| format!(r#"{{"event":"{event}","user_id":"bench-{user}","node_id":"{NODE}"}}"#);
-    let is_one = |answer: &Answer| *answer == Answer::Integer(1);
+    let each_is = |expected: i64| move |answer: &Answer| matches!(answer, Answer::Array(parts) if parts.iter().all(|part| *part == Answer::Integer(expected)));
+    let is_entered =
+        |answer: &Answer| matches!(answer, Answer::Array(parts) if parts.first() == Some(&Answer::Integer(1)));
+    let life = || INCARNATION.to_owned();
+    let op = || "7".to_owned();
     directory.all(
         "registration",
-        &register,
-        true,
-        |user, op| vec![op, TTL_S.into(), event("online", user)],
-        |answer| matches!(answer, Answer::Array(parts) if parts.first() == Some(&Answer::Integer(1))),
+        &Script { hash: &register, users: SCRIPT_USERS, is_listed: true, head: &[NODE, TTL_S] },
+        |user| vec![life(), op(), event("online", user)],
+        |answer| matches!(answer, Answer::Array(parts) if parts.iter().all(is_entered)),
     )?;
     let full = directory.used_bytes()?;
-    let nothing = |answer: &Answer| *answer == Answer::Integer(0);
-    directory.all("renewal", &renew, true, |_, op| vec![op, TTL_S.into()], nothing)?;
+    let renewal = Script { hash: &renew, users: SCRIPT_USERS, is_listed: true, head: &[NODE, INCARNATION, TTL_S] };
+    directory.all("renewal", &renewal, |_| vec![op()], each_is(0))?;
     directory.all(
         "look-up",
-        &locate,
-        false,
-        |_, _| vec![],
+        &Script { hash: &locate, users: 1, is_listed: false, head: &[] },
+        |_| vec![],
         |answer| matches!(answer, Answer::Array(parts) if parts.len() == 4),
     )?;
     directory.client.ask(&[b"FLUSHALL"])?;
     // Script caches survive it.
-    directory.all("renewal of what Redis has lost", &renew, true, |_, op| vec![op, TTL_S.into()], is_one)?;
+    directory.all("renewal of what Redis has lost", &renewal, |_| vec![op()], each_is(1))?;
     directory.all(
         "removal",
-        &unregister,
-        false,
-        |user, op| vec![op, TTL_S.into(), "0".into(), event("offline", user), "60000".into()],
-        is_one,
+        &Script { hash: &unregister, users: SCRIPT_USERS, is_listed: false, head: &[NODE, TTL_S, "60000"] },
+        |user| vec![life(), op(), "0".into(), event("offline", user)],
+        each_is(1),
     )?;
     let per_user = |bytes: u64| bytes as f64 / f64::from(users);
     println!("memory of Redis a user: {:.0} bytes\n", per_user(full.saturating_sub(empty)));
@@ -223,14 +237,12 @@ impl Directory<'_> {
         }
     }
 
-    /// Calls a script for all users; node and life are its first arguments, `arguments` gives the others for a user and
-    /// the number of the operation.
+    /// Calls a script for all users; `arguments` are those of one user.
     fn all(
         &mut self,
         what: &str,
-        script: &str,
-        is_listed: bool,
-        arguments: impl Fn(u32, String) -> Vec<String>,
+        script: &Script<'_>,
+        arguments: impl Fn(u32) -> Vec<String>,
         is_right: impl Fn(&Answer) -> bool,
     ) -> Result<(), RedisError> {
         let meter = Meter::start(self.redis);
@@ -238,7 +250,7 @@ impl Directory<'_> {
             let chunk = first..self.users.min(first + CHUNK);
             let mut pipeline = Vec::new();
             let mut lists = 0;
-            if is_listed {
+            if script.is_listed {
                 for at in 0..BUCKETS {
                     let users: Vec<String> =
                         chunk.clone().filter(|user| user % BUCKETS == at).map(|user| format!("bench-{user}")).collect();
@@ -251,17 +263,21 @@ impl Directory<'_> {
                     }
                 }
             }
-            for user in chunk.clone() {
-                let keys = keys(user);
-                let arguments = arguments(user, "7".to_owned());
-                let mut command: Vec<&[u8]> = vec![b"EVALSHA", script.as_bytes(), b"2"];
+            let mut calls = 0;
+            for first in chunk.clone().step_by(script.users as usize) {
+                let users = first..chunk.end.min(first + script.users);
+                let keys: Vec<String> = users.clone().flat_map(keys).collect();
+                let arguments: Vec<String> = users.flat_map(&arguments).collect();
+                let count = keys.len().to_string();
+                let mut command: Vec<&[u8]> = vec![b"EVALSHA", script.hash.as_bytes(), count.as_bytes()];
                 command.extend(keys.iter().map(String::as_bytes));
-                command.extend([NODE.as_bytes(), INCARNATION.as_bytes()]);
+                command.extend(script.head.iter().map(|argument| argument.as_bytes()));
                 command.extend(arguments.iter().map(String::as_bytes));
                 encode(&command, &mut pipeline);
+                calls += 1;
             }
             self.client.send(&pipeline)?;
-            for at in 0..lists + chunk.len() {
+            for at in 0..lists + calls {
                 let answer = self.client.answer()?;
                 let is_expected = if at < lists { matches!(answer, Answer::Integer(_)) } else { is_right(&answer) };
                 if !is_expected {
