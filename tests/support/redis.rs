@@ -402,8 +402,21 @@ impl RedisCluster {
 
     /// Which of `masters` has the slot of this key, as they were made.
     pub fn owner(&self, key: &str) -> usize {
+        self.owner_of_slot(self.slot(key))
+    }
+
+    /// Whether the slots of another master are so near to that of this key that a user's bucket may be there.
+    pub fn is_at_border(&self, key: &str) -> bool {
+        let slot = self.slot(key);
+        self.owner_of_slot(slot.saturating_sub(256)) != self.owner_of_slot((slot + 256).min(16383))
+    }
+
+    fn slot(&self, key: &str) -> usize {
         let asked = self.masters.iter().find(|each| each.child.is_some()).expect("a master that runs");
-        let slot: usize = asked.ask(&["CLUSTER", "KEYSLOT", key]).parse().expect("a slot");
+        asked.ask(&["CLUSTER", "KEYSLOT", key]).parse().expect("a slot")
+    }
+
+    fn owner_of_slot(&self, slot: usize) -> usize {
         (0..self.masters.len()).find(|at| slot < (at + 1) * 16384 / self.masters.len()).expect("a slot below 16384")
     }
 }
