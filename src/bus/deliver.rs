@@ -201,7 +201,7 @@ impl Bus {
         self.push_message(at, Kind::Bounce, flags, user, seq, parcel);
         // Until its fence comes, whatever else it has sent goes the same way, though the user should come back.
         let has_fenced =
-            self.answers.values().any(|answer| answer.peer == at && answer.ends_a_route && answer.user == user.name);
+            self.answers.values().any(|answer| answer.peer == at && answer.ends_a_route && answer.user == *user);
         if flags & FORWARDED == 0 && !has_fenced {
             self.bouncing.insert((at, user.name.clone()));
         }

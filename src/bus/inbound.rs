@@ -123,16 +123,18 @@ impl Bus {
                     self.bouncing.remove(&(at, user.name.clone()));
                     waits = self.fence_copies(&user, at);
                 }
-                let answer = PendingAnswer { ends_a_route, waits, ..PendingAnswer::new(Kind::Fenced, item.number) };
-                self.answer_after_all_before(at, &user, answer);
+                let from = (at, self.peers[at as usize].life);
+                let answer = PendingAnswer::new(from, Kind::Fenced, &user, item.number);
+                self.answer_after_all_before(PendingAnswer { ends_a_route, waits, ..answer });
             }
             Kind::Join => {
                 let user = self.key(&item.user);
                 let version = item.frame.as_ref().try_into().map_or(0, u64::from_le_bytes);
                 if self.joined_by(&user, at, version, fx) {
                     let begins = self.begins(&user);
-                    let answer = PendingAnswer { begins, ..PendingAnswer::new(Kind::Joined, item.number) };
-                    self.answer_after_all_before(at, &user, answer);
+                    let from = (at, self.peers[at as usize].life);
+                    let answer = PendingAnswer::new(from, Kind::Joined, &user, item.number);
+                    self.answer_after_all_before(PendingAnswer { begins, ..answer });
                 } else {
                     self.peers[at as usize].link.push(Kind::NotJoined, 0, "", item.number, b"");
                 }

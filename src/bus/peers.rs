@@ -249,14 +249,14 @@ impl Bus {
             return;
         }
         let mut to_home = Vec::new();
-        for (&fence, answer) in &mut self.answers {
-            let user = UserKey { hash: self.config.hasher.hash_one(answer.user.as_str()), name: answer.user.clone() };
+        for (&fence, answer) in self.answers.iter_mut().filter(|(_, answer)| answer.home != AtHome::UnderWay) {
             // What waits for earlier messages has not been handled.
-            let has_early = answer.ends_a_route && self.held.get(&user).is_some_and(|held| !held.has_handled_all());
+            let held = self.held.get(&answer.user).filter(|_| answer.ends_a_route);
+            let has_early = held.is_some_and(|held| !held.has_handled_all());
             match answer.home {
                 AtHome::HeldUp if !has_early => {
                     answer.home = AtHome::UnderWay;
-                    to_home.push((user, fence));
+                    to_home.push((answer.user.clone(), fence));
                 }
                 AtHome::Passed if has_early => answer.home = AtHome::HeldUp,
                 _ => {}
@@ -311,7 +311,7 @@ impl Bus {
 
     /// A message found the user gone at the home: who joins has it, if it comes before what that peer is to be told.
     pub(super) fn begin_not_after(&mut self, user: &UserKey, stamp: Stamp) {
-        let joins = self.answers.values_mut().filter(|answer| answer.kind == Kind::Joined && answer.user == user.name);
+        let joins = self.answers.values_mut().filter(|answer| answer.kind == Kind::Joined && answer.user == *user);
         joins.flat_map(|answer| &mut answer.begins).for_each(|begin| begin.not_after(stamp));
     }
 
@@ -341,10 +341,9 @@ impl Bus {
     }
 
     /// Answers a peer once the user's home has handled everything before, and what the answer waits for has come.
-    pub(super) fn answer_after_all_before(&mut self, at: u32, user: &UserKey, answer: PendingAnswer) {
+    pub(super) fn answer_after_all_before(&mut self, answer: PendingAnswer) {
         let fence = self.next_number();
-        let life = self.peers[at as usize].life;
-        self.answers.insert(fence, PendingAnswer { peer: at, life, user: user.name.clone(), ..answer });
+        self.answers.insert(fence, answer);
     }
 
     /// Asks a peer something that it answers in its own time; the number of the question.

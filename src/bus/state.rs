@@ -203,7 +203,7 @@ pub(super) struct PendingAnswer {
     pub(super) peer: u32,
     pub(super) life: Incarnation,
     pub(super) kind: super::wire::Kind,
-    pub(super) user: compact_str::CompactString,
+    pub(super) user: UserKey,
     pub(super) number: u64,
     /// The peer will send nothing more by this way: what is to come back to it has to be on its way.
     pub(super) ends_a_route: bool,
@@ -216,11 +216,11 @@ pub(super) struct PendingAnswer {
 }
 
 impl PendingAnswer {
-    /// One of this kind, to the question of this number.
-    pub(super) fn new(kind: super::wire::Kind, number: u64) -> Self {
-        let user = compact_str::CompactString::default();
+    /// One of this kind, about a user, to the question of this number of a life of a peer.
+    pub(super) fn new((peer, life): (u32, Incarnation), kind: super::wire::Kind, user: &UserKey, number: u64) -> Self {
+        let user = user.clone();
         let (waits, begins) = (Vec::new(), Vec::new());
-        Self { peer: 0, life: 0, kind, user, number, ends_a_route: false, home: AtHome::HeldUp, waits, begins }
+        Self { peer, life, kind, user, number, ends_a_route: false, home: AtHome::HeldUp, waits, begins }
     }
 }
 
