@@ -15,6 +15,8 @@ use crate::time::Micros;
 pub(super) const GAP_WITHIN: Duration = Duration::from_secs(3);
 /// Gaps that are remembered for a stream, so that what comes late is told from what comes twice.
 const GAPS_MAX: usize = 32;
+/// Ended streams of one node that are remembered, to the same end.
+const ENDED_MAX: usize = 2;
 
 /// The stream that this node sends to a user.
 #[derive(Clone, Copy, Debug)]
@@ -71,12 +73,15 @@ pub(super) enum Verdict {
 /// The streams of the nodes that send to a user whom this node holds.
 #[derive(Debug)]
 pub(super) struct Streams<T> {
+    /// One of each node.
     of: Vec<Incoming<T>>,
+    /// Earlier ones, of which something may still come by ways round; nothing of them is waited for.
+    ended: Vec<Incoming<T>>,
 }
 
 impl<T> Default for Streams<T> {
     fn default() -> Self {
-        Self { of: Vec::new() }
+        Self { of: Vec::new(), ended: Vec::new() }
     }
 }
 
@@ -99,20 +104,21 @@ struct Incoming<T> {
 }
 
 impl<T> Streams<T> {
-    /// What to do with a message, which may be a copy that another holder has passed on. The first message of another stream of the same node ends the earlier stream, whose early
-    /// messages are in `freed`, in order.
+    /// What to do with a message, which may be a copy that another holder has passed on. The first message of another
+    /// stream of the same node ends the earlier stream, whose early messages are in `freed`, in order.
     pub(super) fn judge(&mut self, stamp: Stamp, is_copy: bool, freed: &mut Vec<T>) -> Verdict {
         let Some(incoming) = self.of.iter_mut().find(|incoming| incoming.origin == stamp.origin) else {
             self.of.push(Incoming::new(stamp));
             return Verdict::Deliver;
         };
         if stamp.stream > incoming.stream {
-            freed.extend(std::mem::take(&mut incoming.early).into_values());
-            *incoming = Incoming::new(stamp);
+            let mut ended = std::mem::replace(incoming, Incoming::new(stamp));
+            freed.extend(ended.take_early());
+            self.end_stream(ended);
             return Verdict::Deliver;
         }
         if stamp.stream < incoming.stream {
-            return Verdict::Deliver;
+            return self.judge_ended(stamp);
         }
         if is_copy && stamp.place < incoming.first && incoming.is_in_gap(stamp.place) {
             return Verdict::Past;
@@ -125,6 +131,36 @@ impl<T> Streams<T> {
         }
         incoming.next += 1;
         Verdict::Deliver
+    }
+
+    /// What to do with a message of a stream that another one has followed.
+    fn judge_ended(&mut self, stamp: Stamp) -> Verdict {
+        let is_of = |ended: &&mut Incoming<T>| (ended.origin, ended.stream) == (stamp.origin, stamp.stream);
+        let Some(ended) = self.ended.iter_mut().find(is_of) else {
+            self.end_stream(Incoming::new(stamp));
+            return Verdict::Deliver;
+        };
+        if stamp.place < ended.next {
+            return if ended.fill_gap(stamp.place) { Verdict::Deliver } else { Verdict::Duplicate };
+        }
+        ended.pass_over(stamp.place);
+        ended.next += 1;
+        Verdict::Deliver
+    }
+
+    fn end_stream(&mut self, ended: Incoming<T>) {
+        let of_origin = |other: &Incoming<T>| other.origin == ended.origin;
+        if self.ended.iter().filter(|other| of_origin(other)).count() == ENDED_MAX
+            && let Some((oldest, _)) = self
+                .ended
+                .iter()
+                .enumerate()
+                .filter(|(_, other)| of_origin(other))
+                .min_by_key(|(_, other)| other.stream)
+        {
+            self.ended.swap_remove(oldest);
+        }
+        self.ended.push(ended);
     }
 
     /// Where each stream begins for a holder that joins this one.
@@ -194,18 +230,16 @@ impl<T> Streams<T> {
             return Vec::new();
         };
         let later = incoming.early.split_off(&stamp.place);
-        let before = std::mem::replace(&mut incoming.early, later);
-        for &place in before.keys() {
-            incoming.pass_over(place);
-            incoming.next += 1;
-        }
+        let before = incoming.take_early().collect();
+        incoming.early = later;
         incoming.pass_over(stamp.place);
         incoming.next += 1;
-        before.into_values().collect()
+        before
     }
 
     /// Forgets everything; what was early, in order.
     pub(super) fn end(&mut self) -> Vec<T> {
+        self.ended.clear();
         let streams = std::mem::take(&mut self.of);
         streams.into_iter().flat_map(|incoming| incoming.early.into_values()).collect()
     }
@@ -228,6 +262,16 @@ impl<T> Incoming<T> {
         let gaps = if vouched_from > 1 { vec![(1, vouched_from - 1)] } else { Vec::new() };
         let (early, early_since) = (BTreeMap::new(), Micros(0));
         Self { origin, stream, first: place, vouched_from, next: place, gaps, early, early_since }
+    }
+
+    /// What is early, in order; what is missing before it is not waited for.
+    fn take_early(&mut self) -> impl Iterator<Item = T> + use<T> {
+        let early = std::mem::take(&mut self.early);
+        for &place in early.keys() {
+            self.pass_over(place);
+            self.next += 1;
+        }
+        early.into_values()
     }
 
     fn pass_over(&mut self, to: u64) {
@@ -377,9 +421,10 @@ mod tests {
     #[test]
     fn another_stream_ends_the_one_before() {
         let mut holder = Holder::default();
-        for (stream, place) in [(1, 1), (1, 3), (2, 1), (1, 2), (2, 2)] {
+        // Of the first stream 2 comes late, and 3 and 2 come again.
+        for (stream, place) in [(1, 1), (1, 3), (2, 1), (1, 2), (1, 3), (1, 2), (2, 2), (1, 5), (1, 4), (1, 5)] {
             holder.gets(stream, place);
         }
-        assert_eq!(holder.delivered, [1, 3, 1, 2, 2]);
+        assert_eq!(holder.delivered, [1, 3, 1, 2, 2, 5, 4]);
     }
 }
