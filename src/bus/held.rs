@@ -23,7 +23,6 @@ use super::call::{Call, Incarnation, Location, Reply};
 use super::routes::{Route, weight};
 use super::state::{Asked, Bus, Effects, Later, ORIGIN_SELF, Parcel, Purpose, REGISTER_WITHIN, RETRY_AFTER};
 use super::streams::{Begin, Streams};
-use super::wire::Kind;
 
 /// A user whom this node holds, or is about to, or no longer.
 #[derive(Debug)]
@@ -269,7 +268,7 @@ impl Bus {
         let oldest = held.others.iter().take(held.older as usize).find(|&&other| self.takes_messages(other));
         match oldest {
             Some(&(deciding, _)) => {
-                let number = self.ask_peer(deciding, Kind::Join, user, Asked::Join(user.clone()));
+                let number = self.ask_peer(deciding, Asked::Join(user.clone()));
                 self.tell_holders(user, number, Some(deciding));
             }
             None => {
@@ -286,7 +285,7 @@ impl Bus {
         let cut_off: Vec<u32> =
             held.others.iter().map(|&(peer, _)| peer).filter(|&peer| Some(peer) != except).collect();
         for peer in cut_off {
-            self.ask_peer(peer, Kind::Join, user, Asked::Join(user.clone()));
+            self.ask_peer(peer, Asked::Join(user.clone()));
         }
     }
 

@@ -176,16 +176,9 @@ impl Bus {
             peer.waiting = None;
         }
         // Peers forget what our earlier life has asked them.
-        for (&number, (at, _, asked)) in &self.asked {
-            let link = &mut self.peers[*at as usize].link;
-            match asked {
-                Asked::Fence(user) => link.push(Kind::Fence, 0, &user.name, number, b""),
-                Asked::Copies(user) => link.push(Kind::Fence, RELAYED, &user.name, number, b""),
-                Asked::Join(user) => {
-                    let version = self.held.get(user).map_or(0, Held::version).to_le_bytes();
-                    link.push(Kind::Join, 0, &user.name, number, &version)
-                }
-            };
+        for (number, (at, life, asked)) in std::mem::take(&mut self.asked) {
+            self.push_question(at, number, &asked);
+            self.asked.insert(number, (at, life, asked));
         }
     }
 
@@ -284,11 +277,8 @@ impl Bus {
     }
 
     fn push_begin(&mut self, at: u32, join: u64, Begin { stamp, vouched_from }: Begin) {
-        let Stamp { origin, stream, place } = stamp;
-        let origin = match origin {
-            ORIGIN_SELF => NodeId::default(),
-            origin => self.peers[origin as usize].node.clone(),
-        };
+        let origin = self.origin_name(stamp.origin);
+        let Stamp { stream, place, .. } = stamp;
         let draft = Draft {
             kind: Kind::Begins,
             flags: 0,
@@ -329,7 +319,7 @@ impl Bus {
             at != except && peer.life == life && peer.dead < life && !peer.is_unreachable
         };
         let to: Vec<u32> = others.into_iter().filter(is_there).map(|(at, _)| at).collect();
-        to.into_iter().map(|at| self.ask_peer(at, Kind::Fence, user, Asked::Copies(user.clone()))).collect()
+        to.into_iter().map(|at| self.ask_peer(at, Asked::Copies(user.clone()))).collect()
     }
 
     /// Whether the answer to a question has come, or will not.
@@ -347,14 +337,22 @@ impl Bus {
     }
 
     /// Asks a peer something that it answers in its own time; the number of the question.
-    pub(super) fn ask_peer(&mut self, at: u32, kind: Kind, user: &UserKey, asked: Asked) -> u64 {
+    pub(super) fn ask_peer(&mut self, at: u32, asked: Asked) -> u64 {
         let number = self.next_number();
-        let version = self.held.get(user).map_or(0, Held::version).to_le_bytes();
-        let frame: &[u8] = if kind == Kind::Join { &version } else { b"" };
-        let flags = if matches!(asked, Asked::Copies(_)) { RELAYED } else { 0 };
-        let peer = &mut self.peers[at as usize];
-        peer.link.push(kind, flags, &user.name, number, frame);
-        self.asked.insert(number, (at, peer.life, asked));
+        self.push_question(at, number, &asked);
+        self.asked.insert(number, (at, self.peers[at as usize].life, asked));
         number
+    }
+
+    fn push_question(&mut self, at: u32, number: u64, asked: &Asked) {
+        let link = &mut self.peers[at as usize].link;
+        match asked {
+            Asked::Fence(user) => link.push(Kind::Fence, 0, &user.name, number, b""),
+            Asked::Copies(user) => link.push(Kind::Fence, RELAYED, &user.name, number, b""),
+            Asked::Join(user) => {
+                let version = self.held.get(user).map_or(0, Held::version).to_le_bytes();
+                link.push(Kind::Join, 0, &user.name, number, &version)
+            }
+        };
     }
 }

@@ -165,6 +165,11 @@ impl Bus {
         Stamp { origin, stream: item.stream, place: item.place }
     }
 
+    /// What an item says of the node that a stream is of: nothing where that is this one.
+    pub(super) fn origin_name(&self, origin: u32) -> NodeId {
+        if origin == ORIGIN_SELF { NodeId::default() } else { self.peers[origin as usize].node.clone() }
+    }
+
     /// Puts a message on a link; its number there.
     pub(super) fn push_message(
         &mut self,
@@ -176,10 +181,7 @@ impl Bus {
         parcel: &Parcel,
     ) -> u64 {
         let Parcel { frame, stamp: Stamp { origin, stream, place }, .. } = parcel;
-        let origin = match *origin {
-            ORIGIN_SELF => NodeId::default(),
-            origin => self.peers[origin as usize].node.clone(),
-        };
+        let origin = self.origin_name(*origin);
         let (stream, place) = (*stream, *place);
         let draft = Draft { kind, flags, user: &user.name, number, origin: &origin, stream, place, frame };
         self.peers[at as usize].link.push_item(&draft)
@@ -447,7 +449,7 @@ impl Bus {
     }
 
     fn send_fence(&mut self, user: &UserKey, at: u32) {
-        let number = self.ask_peer(at, Kind::Fence, user, Asked::Fence(user.clone()));
+        let number = self.ask_peer(at, Asked::Fence(user.clone()));
         if let Some(route) = self.routes.get_mut(user)
             && let RouteState::Fencing { peer, fence, .. } = &mut route.state
             && *peer == at
