@@ -23,6 +23,7 @@ pub fn check(world: &World) -> Checked {
     check_directory(world);
     check_events(world);
     check_gaps(world);
+    check_restored(world);
     check_memory(world);
     Checked { deliveries, musts }
 }
@@ -203,6 +204,13 @@ fn check_gaps(world: &World) {
         && world.faults.loses_one_in + world.faults.latency == 0
         && !world.faults.slow_shards;
     assert!(gaps == 0 || !is_calm, "{gaps} times messages waited in vain for earlier ones");
+}
+
+/// Where Redis has everything, a renewal writes nothing.
+fn check_restored(world: &World) {
+    let restored: u64 = world.processes.iter().map(|process| process.bus.counters().restored).sum();
+    let is_calm = world.disturbances.is_empty() && world.losses.is_empty();
+    assert!(restored == 0 || !is_calm, "{restored} users were entered again though Redis had them");
 }
 
 fn check_memory(world: &World) {
