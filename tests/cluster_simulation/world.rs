@@ -21,6 +21,10 @@ const NODES: usize = 3;
 const USERS: usize = 6;
 /// How long after the last fault and the last action everything has to have come to rest.
 const QUIET: u64 = 130 * S;
+/// How long after its new life a node has entered its users again.
+pub const ENTERED_WITHIN: u64 = 5 * S;
+/// A lease, and a little.
+const LEASE: u64 = 12 * S;
 /// The rim gives an answer so long.
 const ANSWER_MAX: u64 = 3 * S;
 
@@ -80,7 +84,7 @@ pub struct Client {
     /// Closes when this one is open.
     closes: Option<usize>,
     pub received: Vec<(u64, u64)>,
-    pub broadcasts: Vec<u64>,
+    pub broadcasts: Vec<(u64, u64)>,
     pub overloaded: u64,
 }
 
@@ -95,6 +99,29 @@ pub struct Message {
     pub sender: Option<usize>,
     pub target: usize,
     pub sent_at: u64,
+}
+
+pub struct Broadcast {
+    pub sender: usize,
+    pub sent_at: u64,
+}
+
+/// A process that died, or that was declared dead though it lived.
+pub struct Upheaval {
+    pub process: usize,
+    /// Since when nothing may have reached it: of who died, the moment of its death.
+    pub since: u64,
+    /// When it took its new life, or, of who died, when the others knew; `u64::MAX`: not yet.
+    pub until: u64,
+    /// It lived.
+    pub was_declared: bool,
+}
+
+/// A process that could not be reached for a while: cut off from Redis, or suspended.
+pub struct Outage {
+    pub process: usize,
+    pub since: u64,
+    pub until: u64,
 }
 
 enum What {
@@ -133,12 +160,19 @@ pub struct World {
     pub rng: Rng,
     pub now: u64,
     pub faults: Faults,
+    /// `faults.slow_shards` ends when everything comes to rest.
+    pub had_slow_shards: bool,
     pub redis: Redis,
     pub processes: Vec<Process>,
     pub clients: Vec<Client>,
     pub messages: Vec<Message>,
-    /// When a node died, was declared dead, or took a new life.
-    pub upheavals: Vec<u64>,
+    pub broadcasts: Vec<Broadcast>,
+    pub upheavals: Vec<Upheaval>,
+    pub outages: Vec<Outage>,
+    /// When Redis did not answer: from, to.
+    pub stalls: Vec<(u64, u64)>,
+    /// Nodes that were declared dead, and when: also those that were.
+    pub declared: Vec<(NodeId, u64)>,
     /// When Redis lost data.
     pub losses: Vec<u64>,
     pub disturbances: Vec<u64>,
@@ -166,11 +200,16 @@ impl World {
             rng: Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
             now: 0,
             faults,
+            had_slow_shards: faults.slow_shards,
             redis: Redis::default(),
             processes: Vec::new(),
             clients: Vec::new(),
             messages: Vec::new(),
+            broadcasts: Vec::new(),
             upheavals: Vec::new(),
+            outages: Vec::new(),
+            stalls: Vec::new(),
+            declared: Vec::new(),
             losses: Vec::new(),
             disturbances: Vec::new(),
             trace: traces.then(Vec::new),
@@ -366,7 +405,8 @@ impl World {
             let user = self.clients[client].user;
             let is_cut_off = |other: &Client| {
                 let process = &self.processes[other.process];
-                other.user == user && other.is_open() && !process.is_connected
+                let is_away = !process.is_connected || process.suspended_until > now || self.is_declared(other.process);
+                other.user == user && other.is_open() && other.process != at && is_away
             };
             let was_let_in =
                 told == Told::Open && (now - self.clients[client].asked_at >= S || self.clients.iter().any(is_cut_off));
@@ -390,7 +430,7 @@ impl World {
                     self.processes[at].clients -= 1;
                 }
                 Told::Message(number) => heard.received.push((number, now)),
-                Told::Broadcast(number) => heard.broadcasts.push(number),
+                Told::Broadcast(number) => heard.broadcasts.push((number, now)),
                 Told::Overloaded => heard.overloaded += 1,
             }
             let heard = &self.clients[client];
@@ -415,10 +455,28 @@ impl World {
             self.at(self.now + delay, What::Unsubscribe(at));
         }
         let now = self.now;
+        if self.processes[at].bus.incarnation() != 0 {
+            self.upheavals.push(Upheaval { process: at, since: now, until: u64::MAX, was_declared: false });
+        }
+        self.ends_outage(at);
         for client in self.clients.iter_mut().filter(|client| client.process == at && client.closed_at.is_none()) {
             client.closed_at = Some(now);
         }
         self.orphan_flights(at);
+    }
+
+    fn ends_outage(&mut self, at: usize) {
+        let now = self.now;
+        let of_process = self.outages.iter_mut().filter(|outage| outage.process == at && outage.until > now);
+        of_process.for_each(|outage| outage.until = now);
+        let of_process = self.upheavals.iter_mut().filter(|upheaval| upheaval.process == at && upheaval.until > now);
+        of_process.filter(|upheaval| upheaval.was_declared).for_each(|upheaval| upheaval.until = now);
+    }
+
+    /// Whether a process was declared dead, lives, and has no new life yet, or has not entered its users again.
+    fn is_declared(&self, at: usize) -> bool {
+        let is_now = |upheaval: &Upheaval| upheaval.until.saturating_add(ENTERED_WITHIN) > self.now;
+        self.upheavals.iter().any(|upheaval| upheaval.process == at && upheaval.was_declared && is_now(upheaval))
     }
 
     /// Of the calls under way, some are executed, now or later, and some never.
@@ -467,6 +525,10 @@ impl World {
         let process = &mut self.processes[at];
         process.is_connected = true;
         process.is_subscribed = true;
+        let now = self.now;
+        let of_process = self.outages.iter_mut().filter(|outage| outage.process == at && outage.until == u64::MAX);
+        of_process.for_each(|outage| outage.until = now);
+        let process = &mut self.processes[at];
         process.session += 1;
         process.from_redis.push_back(BusInput::Connected);
         self.note(|| format!("process {at} is connected"));
@@ -478,6 +540,7 @@ impl World {
             return;
         }
         self.note(|| format!("process {at} has lost Redis"));
+        self.outages.push(Outage { process: at, since: self.now, until: u64::MAX });
         self.processes[at].is_connected = false;
         self.processes[at].is_subscribed = false;
         self.processes[at].session += 1;
@@ -540,7 +603,7 @@ impl World {
                         }
                         self.check_declared();
                         if matches!(reply, Reply::Acquired { .. }) {
-                            self.upheavals.push(self.now);
+                            self.begins_life(at);
                         }
                         reply
                     }
@@ -557,11 +620,44 @@ impl World {
         self.at(self.now + delay, What::Reply(number, reply));
     }
 
+    /// The first life of a process is no upheaval, nor is the next one of a node whose process has died: that was.
+    fn begins_life(&mut self, at: usize) {
+        let now = self.now;
+        if let Some(upheaval) = self.upheavals.iter_mut().rfind(|upheaval| upheaval.process == at) {
+            upheaval.until = now;
+        }
+        let node = self.processes[at].node.clone();
+        self.is_known_dead(&node);
+    }
+
+    /// The others know that what died of this node is dead.
+    fn is_known_dead(&mut self, node: &NodeId) {
+        let (now, processes) = (self.now, &self.processes);
+        let died = self.upheavals.iter_mut().filter(|upheaval| {
+            let process = &processes[upheaval.process];
+            !upheaval.was_declared && process.node == *node && !process.is_alive
+        });
+        died.for_each(|upheaval| upheaval.until = upheaval.until.min(now));
+    }
+
     /// A node is declared dead only if it is gone, or has been out of reach for long by its own fault.
     fn check_declared(&mut self) {
         for (node, incarnation) in std::mem::take(&mut self.redis.declared) {
             self.note(|| format!("{node} of life {incarnation} is declared dead"));
-            self.upheavals.push(self.now);
+            self.declared.push((node.clone(), self.now));
+            let alive = self.processes.iter().position(|process| {
+                process.node == node && process.is_alive && process.bus.incarnation() == incarnation
+            });
+            if alive.is_none() {
+                self.is_known_dead(&node);
+            }
+            if let Some(process) = alive {
+                let was_out =
+                    |outage: &&Outage| outage.process == process && outage.until.saturating_add(2 * LEASE) > self.now;
+                let since = self.outages.iter().filter(was_out).map(|outage| outage.since).min();
+                let since = since.unwrap_or(self.now);
+                self.upheavals.push(Upheaval { process, since, until: u64::MAX, was_declared: true });
+            }
             let innocent = self.processes.iter().enumerate().find(|(_, process)| {
                 process.node == node
                     && process.is_alive
@@ -689,6 +785,9 @@ impl World {
             self.processes[at].shard_runs_at = None;
             self.wake_shard(at);
         }
+        let now = self.now;
+        let suspensions = self.outages.iter_mut().filter(|outage| outage.until != u64::MAX);
+        suspensions.for_each(|outage| outage.until = outage.until.min(now));
         self.stalled_until = self.stalled_until.min(self.now);
         self.down_until = self.down_until.min(self.now);
         self.faults.slow_shards = false;
@@ -798,9 +897,12 @@ impl World {
     fn broadcast(&mut self) {
         let Some(client) = self.any_open() else { return };
         let (at, conn) = (self.clients[client].process, self.clients[client].conn);
-        self.numbers += 1;
-        let content = format!("\"{}\"", self.numbers);
-        self.processes[at].say(self.now, conn, Command::Broadcast { content: &content });
+        let content = format!("\"{}\"", self.broadcasts.len());
+        let number = self.broadcasts.len();
+        self.note(|| format!("client {client} of process {at} says {number} to all"));
+        let is_taken = self.processes[at].say(self.now, conn, Command::Broadcast { content: &content });
+        assert!(is_taken, "one shard has always room for itself");
+        self.broadcasts.push(Broadcast { sender: client, sent_at: self.now });
         self.hear(at);
         self.wake_bus(at);
     }
@@ -871,6 +973,7 @@ impl World {
                 self.redis.data = data;
                 let delay = self.rng.below(12 * S);
                 self.down_until = self.now + delay;
+                self.stalls.push((self.now, self.down_until));
                 for at in 0..self.processes.len() {
                     self.lose(at);
                 }
@@ -882,6 +985,8 @@ impl World {
                 let process = &mut self.processes[at];
                 process.suspended_until = until;
                 process.woke_at = until;
+                self.outages.push(Outage { process: at, since: self.now, until });
+                let process = &mut self.processes[at];
                 process.runs_at = None;
                 self.run_bus_at(at, until);
                 self.processes[at].shard_runs_at = None;
@@ -889,7 +994,6 @@ impl World {
             }
             5 => {
                 self.note(|| format!("process {at} is killed"));
-                self.upheavals.push(self.now);
                 self.end(at, false);
                 let node = self.processes[at].node.clone();
                 let most = if self.rng.one_in(2) { S } else { 40 * S };
@@ -906,6 +1010,7 @@ impl World {
     fn stall(&mut self, length: u64) {
         self.note(|| format!("Redis stalls for {length} us"));
         self.stalled_until = self.stalled_until.max(self.now + length);
+        self.stalls.push((self.now, self.stalled_until));
         self.at(self.stalled_until, What::Stall);
         if length > ANSWER_MAX {
             for at in 0..self.processes.len() {
