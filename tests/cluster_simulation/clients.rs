@@ -1,0 +1,294 @@
+//! The clients: who comes, moves, speaks and leaves, and what each has been told.
+
+use ringmesh::client::Command;
+use ringmesh::ids::ConnId;
+
+use crate::process::Told;
+
+use super::{MS, NODES, S, What, World};
+
+pub(super) const USERS: usize = 6;
+
+pub struct Client {
+    pub process: usize,
+    pub conn: ConnId,
+    pub user: usize,
+    pub asked_at: u64,
+    pub opened_at: Option<u64>,
+    /// It was let in while another node that has the user could not be asked.
+    pub was_let_in: bool,
+    pub refused: bool,
+    pub closed_at: Option<u64>,
+    /// Closes when this one is open.
+    pub(super) closes: Option<usize>,
+    pub received: Vec<(u64, u64)>,
+    pub broadcasts: Vec<(u64, u64)>,
+    pub overloaded: u64,
+}
+
+impl Client {
+    pub fn is_open(&self) -> bool {
+        self.opened_at.is_some() && self.closed_at.is_none()
+    }
+}
+
+pub struct Message {
+    /// `None`: a service said it.
+    pub sender: Option<usize>,
+    pub target: usize,
+    pub sent_at: u64,
+}
+
+pub struct Broadcast {
+    pub sender: usize,
+    pub sent_at: u64,
+}
+
+impl World {
+    /// What its clients were told.
+    pub(super) fn hear(&mut self, at: usize) {
+        for (conn, told) in self.processes[at].take_told() {
+            let client = self.by_conn[&(at, conn.index)];
+            self.note(|| format!("client {client} is told {told:?}"));
+            let now = self.now;
+            let user = self.clients[client].user;
+            let is_cut_off = |other: &Client| {
+                let process = &self.processes[other.process];
+                let is_away = !process.is_connected || process.suspended_until > now || self.is_declared(other.process);
+                other.user == user && other.is_open() && other.process != at && is_away
+            };
+            let was_let_in =
+                told == Told::Open && (now - self.clients[client].asked_at >= S || self.clients.iter().any(is_cut_off));
+            let heard = &mut self.clients[client];
+            match told {
+                Told::Open => {
+                    assert!(heard.opened_at.is_none() && !heard.refused, "client {client} gets two verdicts");
+                    heard.opened_at = Some(now);
+                    heard.was_let_in = was_let_in;
+                    if let Some(before) = heard.closes.take() {
+                        let long = if self.faults.rush { 20 * MS } else { 300 * MS };
+                        let most = if self.rng.one_in(2) { 3 * MS } else { long };
+                        let delay = self.rng.below(most);
+                        self.at(now + delay, What::Close(before));
+                    }
+                }
+                Told::Unavailable => {
+                    assert!(heard.opened_at.is_none() && !heard.refused, "client {client} gets two verdicts");
+                    heard.refused = true;
+                    heard.closed_at = Some(now);
+                    self.processes[at].clients -= 1;
+                }
+                Told::Message(number) => heard.received.push((number, now)),
+                Told::Broadcast(number) => heard.broadcasts.push((number, now)),
+                Told::Overloaded => heard.overloaded += 1,
+            }
+            let heard = &self.clients[client];
+            let since = heard.asked_at.max(self.processes[at].woke_at);
+            if matches!(told, Told::Open | Told::Unavailable) {
+                let waited = now.saturating_sub(since);
+                let bound = 1_100 * MS + if self.faults.slow_shards { 2 * S } else { 0 };
+                assert!(waited <= bound, "client {client} of process {at} waited for {waited} us");
+            }
+        }
+    }
+
+    pub(super) fn act(&mut self) {
+        if self.actions_left == 0 {
+            return;
+        }
+        self.actions_left -= 1;
+        if self.faults.rush {
+            self.rush();
+            let most = if self.rng.one_in(20) { 30 * MS } else { 500 };
+            let delay = 1 + self.rng.below(most);
+            return match self.actions_left {
+                0 => self.rest(),
+                _ => self.at(self.now + delay, What::Act),
+            };
+        }
+        match self.rng.below(16) {
+            0 => {
+                self.open(None);
+            }
+            1 => self.move_user(),
+            2 => {
+                if let Some(client) = self.any_open().filter(|_| self.rng.one_in(2)) {
+                    self.close(client);
+                }
+            }
+            3 => self.serve(),
+            4 if self.rng.one_in(4) => self.broadcast(),
+            _ => {
+                for _ in 0..1 + self.rng.below(5) {
+                    self.speak();
+                }
+            }
+        }
+        if self.actions_left == 0 {
+            self.rest();
+        } else {
+            let most = if self.rng.one_in(3) {
+                200
+            } else if self.rng.one_in(60) {
+                20 * S
+            } else {
+                60 * MS
+            };
+            let delay = 1 + self.rng.below(most);
+            self.at(self.now + delay, What::Act);
+        }
+    }
+
+    /// User 0 moves, and those of the other numbers speak to that user.
+    pub(super) fn rush(&mut self) {
+        let of = |user| move |client: &Client| client.user == user && client.closed_at.is_none();
+        for user in 0..=NODES {
+            if !self.clients.iter().any(of(user)) {
+                self.open_for(user, None);
+            }
+        }
+        let open: Vec<usize> = (0..self.clients.len()).filter(|&at| of(0)(&self.clients[at])).collect();
+        if let &[client] = &open[..]
+            && self.clients[client].is_open()
+            && self.rng.one_in(10)
+        {
+            return self.open_for(0, Some(client));
+        }
+        for _ in 0..1 + self.rng.below(4) {
+            let user = 1 + self.rng.below(NODES as u64) as usize;
+            if let Some(sender) = self.clients.iter().position(|client| client.user == user && client.is_open()) {
+                self.say_to(sender, 0);
+            }
+        }
+    }
+
+    pub(super) fn up_process(&mut self) -> Option<usize> {
+        let up: Vec<usize> = (0..self.processes.len())
+            .filter(|&at| self.processes[at].is_up() && self.processes[at].suspended_until <= self.now)
+            .collect();
+        (!up.is_empty()).then(|| up[self.rng.below(up.len() as u64) as usize])
+    }
+
+    pub(super) fn open(&mut self, closes: Option<usize>) {
+        let open = self.clients.iter().filter(|client| client.closed_at.is_none()).count();
+        if closes.is_none() && open >= 2 * USERS {
+            return;
+        }
+        let user = closes.map_or_else(|| self.rng.below(USERS as u64) as usize, |before| self.clients[before].user);
+        self.open_for(user, closes);
+    }
+
+    pub(super) fn open_for(&mut self, user: usize, closes: Option<usize>) {
+        let Some(at) = self.up_process() else { return };
+        let conn = self.processes[at].ask(self.now, &name(user));
+        let client = self.clients.len();
+        self.note(|| format!("client {client} of {} asks process {at}", name(user)));
+        self.clients.push(Client {
+            process: at,
+            conn,
+            user,
+            asked_at: self.now,
+            opened_at: None,
+            was_let_in: false,
+            refused: false,
+            closed_at: None,
+            closes,
+            received: Vec::new(),
+            broadcasts: Vec::new(),
+            overloaded: 0,
+        });
+        self.by_conn.insert((at, conn.index), client);
+        self.hear(at);
+        self.wake_bus(at);
+    }
+
+    /// To another connection, perhaps on another node: opened before the first one is closed, or after.
+    pub(super) fn move_user(&mut self) {
+        let Some(client) = self.any_open() else { return };
+        if self.rng.one_in(4) {
+            self.close(client);
+            self.open(Some(client));
+        } else {
+            self.open(Some(client));
+        }
+    }
+
+    pub(super) fn close(&mut self, client: usize) {
+        let Client { process, conn, closed_at, .. } = self.clients[client];
+        if closed_at.is_some() {
+            return;
+        }
+        // A suspended process reads nothing; its clients are gone all the same once it does.
+        if self.processes[process].suspended_until > self.now {
+            return self.at(self.processes[process].suspended_until + 1, What::Close(client));
+        }
+        self.note(|| format!("client {client} of process {process} closes"));
+        self.clients[client].closed_at = Some(self.now);
+        self.processes[process].close(self.now, conn);
+        self.hear(process);
+        self.wake_bus(process);
+    }
+
+    pub(super) fn any_open(&mut self) -> Option<usize> {
+        let open: Vec<usize> = (0..self.clients.len())
+            .filter(|&at| {
+                let client = &self.clients[at];
+                client.is_open() && self.processes[client.process].suspended_until <= self.now
+            })
+            .collect();
+        (!open.is_empty()).then(|| open[self.rng.below(open.len() as u64) as usize])
+    }
+
+    pub(super) fn speak(&mut self) {
+        if let Some(client) = self.any_open() {
+            let target = self.rng.below(USERS as u64) as usize;
+            self.say_to(client, target);
+        }
+    }
+
+    pub(super) fn say_to(&mut self, client: usize, target: usize) {
+        let (at, conn) = (self.clients[client].process, self.clients[client].conn);
+        let number = self.messages.len();
+        let content = format!("\"{number}/{}\"", "x".repeat(self.rng.below(60) as usize));
+        let said = Command::SendMessage { target: name(target).into(), content: &content };
+        self.note(|| format!("client {client} of process {at} says {number} to {}", name(target)));
+        assert!(self.processes[at].say(self.now, conn, said), "one shard has always room for itself");
+        self.messages.push(Message { sender: Some(client), target, sent_at: self.now });
+        self.hear(at);
+        self.wake_bus(at);
+    }
+
+    pub(super) fn broadcast(&mut self) {
+        let Some(client) = self.any_open() else { return };
+        let (at, conn) = (self.clients[client].process, self.clients[client].conn);
+        let content = format!("\"{}\"", self.broadcasts.len());
+        let number = self.broadcasts.len();
+        self.note(|| format!("client {client} of process {at} says {number} to all"));
+        let is_taken = self.processes[at].say(self.now, conn, Command::Broadcast { content: &content });
+        assert!(is_taken, "one shard has always room for itself");
+        self.broadcasts.push(Broadcast { sender: client, sent_at: self.now });
+        self.hear(at);
+        self.wake_bus(at);
+    }
+
+    /// A service sends a user something, as the contract has it: it reads the node, and publishes there.
+    pub(super) fn serve(&mut self) {
+        let target = self.rng.below(USERS as u64) as usize;
+        if self.stalled_until > self.now || self.down_until > self.now {
+            return;
+        }
+        let Some(node) = self.redis.named(&name(target)).cloned() else { return };
+        let number = self.messages.len();
+        self.note(|| format!("a service says {number} to {} on {node}", name(target)));
+        let json = format!(
+            r#"{{"action":"send_to_user","user_id":"{}","message":{{"type":"message","from":"service","content":"{number}"}}}}"#,
+            name(target)
+        );
+        self.messages.push(Message { sender: None, target, sent_at: self.now });
+        self.publish(usize::MAX, &node, false, &json.into());
+    }
+}
+
+pub fn name(user: usize) -> String {
+    format!("u{user}")
+}
