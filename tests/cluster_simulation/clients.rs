@@ -5,6 +5,7 @@ use ringmesh::ids::ConnId;
 
 use crate::process::Told;
 
+use super::faults::Play;
 use super::{MS, NODES, S, What, World};
 
 pub(super) const USERS: usize = 6;
@@ -15,8 +16,8 @@ pub struct Client {
     pub user: usize,
     pub asked_at: u64,
     pub opened_at: Option<u64>,
-    /// It was let in while another node that has the user could not be asked.
-    pub was_let_in: bool,
+    /// Processes that have the user and could not be asked when this one was let in.
+    pub let_in_past: Vec<usize>,
     pub refused: bool,
     pub closed_at: Option<u64>,
     /// Closes when this one is open.
@@ -41,6 +42,8 @@ pub struct Message {
 
 pub struct Broadcast {
     pub sender: usize,
+    /// Its sender was answered that it was not taken.
+    pub refused: bool,
     pub sent_at: u64,
 }
 
@@ -51,22 +54,15 @@ impl World {
             let client = self.by_conn[&(at, conn.index)];
             self.note(|| format!("client {client} is told {told:?}"));
             let now = self.now;
-            let user = self.clients[client].user;
-            let is_cut_off = |other: &Client| {
-                let process = &self.processes[other.process];
-                let is_away = !process.is_connected || process.suspended_until > now || self.is_declared(other.process);
-                other.user == user && other.is_open() && other.process != at && is_away
-            };
-            let was_let_in =
-                told == Told::Open && (now - self.clients[client].asked_at >= S || self.clients.iter().any(is_cut_off));
+            let past = if told == Told::Open { self.not_asked(client) } else { Vec::new() };
             let heard = &mut self.clients[client];
             match told {
                 Told::Open => {
                     assert!(heard.opened_at.is_none() && !heard.refused, "client {client} gets two verdicts");
                     heard.opened_at = Some(now);
-                    heard.was_let_in = was_let_in;
+                    heard.let_in_past = past;
                     if let Some(before) = heard.closes.take() {
-                        let long = if self.faults.rush { 20 * MS } else { 300 * MS };
+                        let long = if self.faults.play == Play::Mixed { 300 * MS } else { 20 * MS };
                         let most = if self.rng.one_in(2) { 3 * MS } else { long };
                         let delay = self.rng.below(most);
                         self.at(now + delay, What::Close(before));
@@ -92,20 +88,71 @@ impl World {
         }
     }
 
+    /// Processes that have the user of a client, and cannot have been asked: they are out of reach, or have not answered for
+    /// so long that nobody waits any more.
+    fn not_asked(&self, client: usize) -> Vec<usize> {
+        let Client { process, user, asked_at, .. } = self.clients[client];
+        let has_waited = self.now - asked_at >= S;
+        let cannot_be_asked = |other: usize| {
+            let process = &self.processes[other];
+            !process.is_connected || process.suspended_until > self.now || self.is_declared(other)
+        };
+        let has_user = |other: usize| {
+            let since = self.away_since(other, asked_at).map_or(asked_at, |since| since.saturating_sub(S));
+            let of_user = |client: &Client| (client.process, client.user) == (other, user);
+            self.clients.iter().any(|client| of_user(client) && client.closed_at.is_none_or(|closed| closed >= since))
+        };
+        let others = (0..self.processes.len()).filter(|&other| other != process);
+        others.filter(|&other| (has_waited || cannot_be_asked(other)) && has_user(other)).collect()
+    }
+
+    /// Since when a process has been out of reach, if it was from a time on: it is still said to have the users that have left
+    /// it meanwhile.
+    fn away_since(&self, process: usize, from: u64) -> Option<u64> {
+        let outages = self.outages.iter().filter(|outage| outage.process == process);
+        let upheavals = self.upheavals.iter().filter(|upheaval| upheaval.process == process);
+        let times = outages.map(|outage| (outage.since, outage.until));
+        let times = times.chain(upheavals.map(|upheaval| (upheaval.since, upheaval.until)));
+        let times = times.chain(self.stalls.iter().copied());
+        times.filter(|(_, until)| until.saturating_add(S) >= from).map(|(since, _)| since).min()
+    }
+
     pub(super) fn act(&mut self) {
         if self.actions_left == 0 {
             return;
         }
         self.actions_left -= 1;
-        if self.faults.rush {
-            self.rush();
-            let most = if self.rng.one_in(20) { 30 * MS } else { 500 };
-            let delay = 1 + self.rng.below(most);
-            return match self.actions_left {
-                0 => self.rest(),
-                _ => self.at(self.now + delay, What::Act),
-            };
+        match self.faults.play {
+            Play::Mixed => self.mixed(),
+            Play::OneMoves => self.one_moves(),
+            Play::ManyMove => self.many_move(),
+            Play::OneOnMany => self.one_on_many(),
         }
+        if self.actions_left == 0 {
+            return self.rest();
+        }
+        let delay = 1 + self.pause();
+        self.at(self.now + delay, What::Act);
+    }
+
+    /// How long it takes until the next action.
+    fn pause(&mut self) -> u64 {
+        let is_rush = self.faults.play != Play::Mixed;
+        let most = if is_rush && self.faults.befall() && self.rng.one_in(if self.faults.kills { 50 } else { 150 }) {
+            if self.rng.one_in(4) { 20 * S } else { 3 * S }
+        } else if is_rush {
+            if self.rng.one_in(20) { 30 * MS } else { 500 }
+        } else if self.rng.one_in(3) {
+            200
+        } else if self.rng.one_in(60) {
+            20 * S
+        } else {
+            60 * MS
+        };
+        self.rng.below(most)
+    }
+
+    fn mixed(&mut self) {
         match self.rng.below(16) {
             0 => {
                 self.open(None);
@@ -124,41 +171,101 @@ impl World {
                 }
             }
         }
-        if self.actions_left == 0 {
-            self.rest();
-        } else {
-            let most = if self.rng.one_in(3) {
-                200
-            } else if self.rng.one_in(60) {
-                20 * S
-            } else {
-                60 * MS
-            };
-            let delay = 1 + self.rng.below(most);
-            self.at(self.now + delay, What::Act);
+    }
+
+    /// Those who play without end are there.
+    fn come(&mut self, users: usize) {
+        for user in 0..users {
+            if !self.clients.iter().any(|client| client.user == user && client.closed_at.is_none()) {
+                self.open_for(user, None);
+            }
+        }
+    }
+
+    /// The connections of a user that are open, or wait.
+    fn of_user(&self, user: usize) -> Vec<usize> {
+        let is_of = |at: &usize| self.clients[*at].user == user && self.clients[*at].closed_at.is_none();
+        (0..self.clients.len()).filter(is_of).collect()
+    }
+
+    /// Opens another connection of a user who has one, and closes the first one then, or before.
+    fn moves(&mut self, user: usize, leaves: bool) -> bool {
+        let &[client] = &self.of_user(user)[..] else { return false };
+        if !self.clients[client].is_open() {
+            return false;
+        }
+        if leaves {
+            self.close(client);
+            return true;
+        }
+        self.open_for(user, Some(client));
+        true
+    }
+
+    /// A connection of a user speaks to another user.
+    fn says(&mut self, user: usize, target: usize) {
+        let speaks = |at: &usize| {
+            let client = &self.clients[*at];
+            client.is_open() && self.processes[client.process].suspended_until <= self.now
+        };
+        let speakers: Vec<usize> = self.of_user(user).into_iter().filter(speaks).collect();
+        if !speakers.is_empty() {
+            let speaker = speakers[self.rng.below(speakers.len() as u64) as usize];
+            self.say_to(speaker, target);
         }
     }
 
     /// User 0 moves, and those of the other numbers speak to that user.
-    pub(super) fn rush(&mut self) {
-        let of = |user| move |client: &Client| client.user == user && client.closed_at.is_none();
-        for user in 0..=NODES {
-            if !self.clients.iter().any(of(user)) {
-                self.open_for(user, None);
-            }
+    fn one_moves(&mut self) {
+        self.come(NODES + 1);
+        if self.rng.one_in(10) && self.moves(0, false) {
+            return;
         }
-        let open: Vec<usize> = (0..self.clients.len()).filter(|&at| of(0)(&self.clients[at])).collect();
-        if let &[client] = &open[..]
-            && self.clients[client].is_open()
-            && self.rng.one_in(10)
-        {
-            return self.open_for(0, Some(client));
+        if self.rng.one_in(60) {
+            self.broadcast();
         }
         for _ in 0..1 + self.rng.below(4) {
             let user = 1 + self.rng.below(NODES as u64) as usize;
-            if let Some(sender) = self.clients.iter().position(|client| client.user == user && client.is_open()) {
-                self.say_to(sender, 0);
+            self.says(user, 0);
+        }
+    }
+
+    fn many_move(&mut self) {
+        let users = NODES as u64 + 1;
+        if self.rng.one_in(3) {
+            self.come(users as usize);
+        }
+        let (user, leaves) = (self.rng.below(users) as usize, self.rng.one_in(4));
+        if self.rng.one_in(6) && self.moves(user, leaves) {
+            return;
+        }
+        if self.rng.one_in(60) {
+            self.broadcast();
+        }
+        for _ in 0..1 + self.rng.below(4) {
+            let (user, target) = (self.rng.below(users) as usize, self.rng.below(users) as usize);
+            self.says(user, target);
+        }
+    }
+
+    fn one_on_many(&mut self) {
+        self.come(NODES + 1);
+        let own = self.of_user(0);
+        if self.rng.one_in(12) && own.len() < 2 * NODES {
+            return self.open_for(0, None);
+        }
+        if self.rng.one_in(20) && own.len() > 1 {
+            let client = own[self.rng.below(own.len() as u64) as usize];
+            if self.clients[client].is_open() {
+                return self.close(client);
             }
+        }
+        if self.rng.one_in(60) {
+            self.broadcast();
+        }
+        for _ in 0..1 + self.rng.below(3) {
+            let user = self.rng.below(NODES as u64 + 1) as usize;
+            self.says(user, 0);
         }
     }
 
@@ -189,7 +296,7 @@ impl World {
             user,
             asked_at: self.now,
             opened_at: None,
-            was_let_in: false,
+            let_in_past: Vec::new(),
             refused: false,
             closed_at: None,
             closes,
@@ -266,8 +373,11 @@ impl World {
         self.note(|| format!("client {client} of process {at} says {number} to all"));
         let is_taken = self.processes[at].say(self.now, conn, Command::Broadcast { content: &content });
         assert!(is_taken, "one shard has always room for itself");
-        self.broadcasts.push(Broadcast { sender: client, sent_at: self.now });
+        let overloaded = self.clients[client].overloaded;
         self.hear(at);
+        let refused = self.clients[client].overloaded > overloaded;
+        self.clients[client].overloaded = overloaded;
+        self.broadcasts.push(Broadcast { sender: client, refused, sent_at: self.now });
         self.wake_bus(at);
     }
 

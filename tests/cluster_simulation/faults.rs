@@ -1,7 +1,9 @@
 //! What goes wrong, and how everything comes to rest.
 
+use crate::redis::Data;
+
 use super::calls::ANSWER_MAX;
-use super::outages::Outage;
+use super::outages::{Loss, Outage};
 use super::{MS, S, What, World};
 
 /// What may go wrong in a run.
@@ -24,8 +26,37 @@ pub struct Faults {
     /// A user's offline waits for so long.
     pub grace_ms: u64,
     pub twins: bool,
-    /// One user moves from node to node as fast as can be, and one on each node never stops speaking to that user.
-    pub rush: bool,
+    /// All data of Redis is deleted while everybody stays connected.
+    pub flushes: bool,
+    pub play: Play,
+}
+
+/// What the clients do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Play {
+    /// They come, move, speak and go, some pauses between.
+    #[default]
+    Mixed,
+    /// One user moves from node to node as fast as can be, and others never stop speaking to that user.
+    OneMoves,
+    /// Several users move so, speak to each other, and often leave before they come back.
+    ManyMove,
+    /// One user has connections on many nodes, which come and go; they and others speak to that user.
+    OneOnMany,
+}
+
+impl Faults {
+    /// Whether something befalls at times, beside what is slow or lost all the time. Who rushes pauses then now and then:
+    /// the faults are to meet the rush, and the rush is to meet their end.
+    pub(super) fn befall(&self) -> bool {
+        let Self { cuts, short_stalls, long_stalls, failovers, suspensions, kills, twins, flushes, .. } = *self;
+        [cuts, short_stalls, long_stalls, failovers, suspensions, kills, twins, flushes].contains(&true)
+    }
+
+    /// When the first fault befalls.
+    pub(super) fn first_at(&self) -> u64 {
+        if self.play == Play::Mixed { 30 * S } else { 5 * S }
+    }
 }
 
 impl World {
@@ -41,6 +72,7 @@ impl World {
             self.faults.suspensions,
             self.faults.kills,
             self.faults.twins,
+            self.faults.flushes,
         ];
         let kinds: Vec<usize> = (0..kinds.len()).filter(|&kind| kinds[kind]).collect();
         if !kinds.is_empty() {
@@ -48,7 +80,12 @@ impl World {
             self.disturbances.push(self.now);
             self.fault_of(kind);
         }
-        let most = if self.rng.one_in(3) { 3 * S } else { 20 * S };
+        let (soon, most) = match self.faults {
+            Faults { play: Play::Mixed, .. } => (3 * S, 20 * S),
+            Faults { kills: true, .. } => (20 * S, 40 * S),
+            _ => (300 * MS, 6 * S),
+        };
+        let most = if self.rng.one_in(3) { soon } else { most };
         let delay = 100 * MS + self.rng.below(most);
         self.at(self.now + delay, What::Fault);
     }
@@ -72,7 +109,7 @@ impl World {
                     return;
                 };
                 self.note(|| format!("a failover loses what was written since {since}"));
-                self.losses.push(self.now);
+                self.losses.push(Loss { since, at: self.now });
                 self.redis.data = data;
                 let delay = self.rng.below(12 * S);
                 self.down_until = self.now + delay;
@@ -103,9 +140,14 @@ impl World {
                 let delay = self.rng.below(most);
                 self.at(self.now + delay, What::Restart(node));
             }
-            _ => {
+            6 => {
                 let node = self.processes[at].node.clone();
                 self.start(node);
+            }
+            _ => {
+                self.note(|| "all data of Redis is deleted".to_owned());
+                self.losses.push(Loss { since: 0, at: self.now });
+                self.redis.data = Data::default();
             }
         }
     }
@@ -138,6 +180,7 @@ impl World {
         let now = self.now;
         let suspensions = self.outages.iter_mut().filter(|outage| outage.until != u64::MAX);
         suspensions.for_each(|outage| outage.until = outage.until.min(now));
+        self.stalls.iter_mut().for_each(|stall| stall.1 = stall.1.min(now));
         self.stalled_until = self.stalled_until.min(self.now);
         self.down_until = self.down_until.min(self.now);
         self.faults.slow_shards = false;

@@ -21,6 +21,12 @@ pub struct Upheaval {
     pub was_declared: bool,
 }
 
+/// Redis lost what was written since a time.
+pub struct Loss {
+    pub since: u64,
+    pub at: u64,
+}
+
 /// A process that could not be reached for a while: cut off from Redis, or suspended.
 pub struct Outage {
     pub process: usize,

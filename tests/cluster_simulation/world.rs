@@ -19,8 +19,8 @@ mod outages;
 
 use calls::Flight;
 pub use clients::{Broadcast, Client, Message, name};
-pub use faults::Faults;
-pub use outages::{ENTERED_WITHIN, Outage, Upheaval};
+pub use faults::{Faults, Play};
+pub use outages::{ENTERED_WITHIN, Loss, Outage, Upheaval};
 
 pub const MS: u64 = 1_000;
 pub const S: u64 = 1_000_000;
@@ -88,8 +88,7 @@ pub struct World {
     pub stalls: Vec<(u64, u64)>,
     /// Nodes that were declared dead, and when: also those that were.
     pub declared: Vec<(NodeId, u64)>,
-    /// When Redis lost data.
-    pub losses: Vec<u64>,
+    pub losses: Vec<Loss>,
     pub disturbances: Vec<u64>,
     pub trace: Option<Vec<String>>,
     by_conn: BTreeMap<(usize, ConnIdKey), usize>,
@@ -150,7 +149,7 @@ impl World {
             world.at(delay, What::Restart(NodeId::from(format!("n{number}"))));
         }
         world.at(4 * S, What::Act);
-        world.at(30 * S, What::Fault);
+        world.at(faults.first_at(), What::Fault);
         world.at(S, What::Snapshot);
         world
     }

@@ -1,0 +1,294 @@
+//! What excuses a message that is lost, late, repeated or out of order. Each excuse is as wide as the promise that it
+//! limits: it names the nodes and the time that it hangs on.
+
+use std::collections::BTreeMap;
+
+use crate::world::{Client, ENTERED_WITHIN, MS, S, Upheaval, World};
+
+/// Today's bus needs excuses that the promise does not name. A bus that needs none of them sets this to `false`.
+pub const TODAYS_BUS: bool = true;
+
+/// What a holder has acknowledged and is to pass on to the user's other nodes, or to return, dies with it.
+const A_DEAD_HOLDER_LOSES: bool = TODAYS_BUS;
+/// What a node's own clients said in a life that was declared dead may not be said again in the next one.
+const A_DECLARED_SENDER_LOSES: bool = TODAYS_BUS;
+/// A user who stays on one node while another one of the user's nodes is declared dead loses what went there.
+const A_DECLARED_HOLDER_LOSES: bool = TODAYS_BUS;
+/// A connection was let in while another holder could not be asked. What went to that holder comes back late.
+const RETURNS_ARE_LATE: bool = TODAYS_BUS;
+/// A connection was refused. What its home had kept for it goes on late.
+const KEPT_FOR_THE_REFUSED_IS_LATE: bool = TODAYS_BUS;
+/// As `RETURNS_ARE_LATE`, and that holder was declared dead: what it had passed on before is routed again.
+const RETURNS_COME_TWICE: bool = TODAYS_BUS;
+/// A node says again in its new life what it does not know to have arrived in the one that was declared dead.
+const BROADCASTS_COME_TWICE: bool = TODAYS_BUS;
+
+/// How long before its node's death a message may have been said at most, to be lost with it.
+const LOST_BEFORE_DEATH: u64 = 20 * S;
+/// How long a route may lead to a node that the user has left.
+const STALE_ROUTE: u64 = 40 * S;
+/// How long what was held up is under way once everybody can be reached again.
+const RECOVERS_WITHIN: u64 = 5 * S;
+/// When a node that is back has answered.
+const ANSWERED_WITHIN: u64 = 3 * S;
+
+/// What was said: on which process, when, and to which user; `None`: by a service, or to all.
+#[derive(Clone, Copy)]
+pub struct Said {
+    pub process: Option<usize>,
+    pub user: Option<usize>,
+    pub sent_at: u64,
+}
+
+/// A time at which a process could not be reached.
+struct Absence {
+    process: usize,
+    since: u64,
+    until: u64,
+    /// The upheaval that it is.
+    upheaval: Option<usize>,
+}
+
+impl Absence {
+    fn overlaps(&self, since: u64, until: u64) -> bool {
+        self.since <= until && self.until >= since
+    }
+}
+
+pub struct Excuses<'a> {
+    world: &'a World,
+    absences: Vec<Absence>,
+    /// When each user had connections on each process, or asked for them.
+    stays: BTreeMap<(usize, usize), Vec<(u64, u64)>>,
+}
+
+impl<'a> Excuses<'a> {
+    pub fn new(world: &'a World) -> Self {
+        let outages = world.outages.iter().map(|outage| Absence {
+            process: outage.process,
+            since: outage.since,
+            until: outage.until,
+            upheaval: None,
+        });
+        let upheavals = world.upheavals.iter().enumerate().map(|(at, upheaval)| Absence {
+            process: upheaval.process,
+            since: upheaval.since,
+            until: gone_until(upheaval),
+            upheaval: Some(at),
+        });
+        let mut stays: BTreeMap<(usize, usize), Vec<(u64, u64)>> = BTreeMap::new();
+        for client in &world.clients {
+            let stay = (client.asked_at, client.closed_at.unwrap_or(u64::MAX));
+            stays.entry((client.user, client.process)).or_default().push(stay);
+        }
+        Self { world, absences: outages.chain(upheavals).collect(), stays }
+    }
+
+    /// Whether a user had a connection on a process, or asked for one, between these times.
+    fn was_on(&self, user: usize, process: usize, since: u64, until: u64) -> bool {
+        let stays = self.stays.get(&(user, process)).into_iter().flatten();
+        stays.into_iter().any(|&(asked, closed)| asked <= until && closed >= since)
+    }
+
+    /// When a message has arrived at a connection, or somewhere, if it is not lost: soon, unless a node that it may meet
+    /// cannot be reached.
+    pub fn arrives_by(&self, said: &Said, client: Option<&Client>) -> u64 {
+        self.arrives_by_but_for(said, client, None)
+    }
+
+    fn arrives_by_but_for(&self, said: &Said, client: Option<&Client>, upheaval: Option<usize>) -> u64 {
+        let faults = &self.world.faults;
+        let slow = if faults.loses_one_in > 0 { 5 * S } else { 0 } + if self.world.had_slow_shards { S } else { 0 };
+        let mut end = said.sent_at + 300 * MS + 20 * faults.latency + slow;
+        let meets = |process: usize, end: u64| {
+            said.process == Some(process)
+                || client.is_some_and(|client| client.process == process)
+                || said
+                    .user
+                    .is_some_and(|user| self.was_on(user, process, said.sent_at.saturating_sub(STALE_ROUTE), end))
+        };
+        loop {
+            let absences = self.absences.iter().filter(|absence| upheaval.is_none() || absence.upheaval != upheaval);
+            let absences = absences.filter(|absence| meets(absence.process, end));
+            let times = absences.map(|absence| (absence.since, absence.until)).chain(self.world.stalls.iter().copied());
+            let losses = self.world.losses.iter().map(|loss| (loss.at, loss.at));
+            let later = times
+                .chain(losses)
+                .map(|(since, until)| (since, until.saturating_add(RECOVERS_WITHIN)))
+                .filter(|&(since, until)| since <= end && until >= said.sent_at)
+                .map(|(_, until)| until)
+                .max();
+            match later {
+                Some(later) if later > end => end = later,
+                _ => return end,
+            }
+        }
+    }
+
+    /// Whether a message may be lost for a connection; `None`: for every connection of the user.
+    pub fn may_be_lost(&self, said: &Said, client: Option<&Client>) -> bool {
+        let upheavals = self.world.upheavals.iter().enumerate();
+        let with_a_node = upheavals.into_iter().any(|(at, upheaval)| {
+            let process = upheaval.process;
+            let concerns = match upheaval.was_declared {
+                false => {
+                    let user_was_there =
+                        |user| self.was_on(user, process, said.sent_at.saturating_sub(S), upheaval.since);
+                    said.sent_at <= upheaval.since
+                        && upheaval.since - said.sent_at <= LOST_BEFORE_DEATH
+                        && (said.process == Some(process)
+                            || (A_DEAD_HOLDER_LOSES && said.user.is_some_and(user_was_there)))
+                }
+                true => {
+                    let user_was_there = |user| self.was_on(user, process, said.sent_at, gone_until(upheaval));
+                    said.sent_at <= gone_until(upheaval)
+                        && (client.is_some_and(|client| client.process == process)
+                            || (A_DECLARED_SENDER_LOSES && said.process == Some(process))
+                            || (A_DECLARED_HOLDER_LOSES && client.is_none() && said.user.is_some_and(user_was_there)))
+                }
+            };
+            // It must have been under way when that befell.
+            concerns && self.arrives_by_but_for(said, client, Some(at)) >= upheaval.since
+        });
+        with_a_node || client.is_some_and(|client| self.misses_a_holder(said, client))
+    }
+
+    /// Whether a message was said on a node that has the user too and could not be asked when the connection was let in, and
+    /// has not answered yet: it does not know that it has to pass the message on.
+    fn misses_a_holder(&self, said: &Said, client: &Client) -> bool {
+        let first = self.first_of_stay(client);
+        let Some((opened, user)) = first.opened_at.zip(said.user) else { return false };
+        first.let_in_past.iter().any(|&holder| {
+            let has_user = self.was_on(user, holder, said.sent_at, said.sent_at);
+            said.process == Some(holder) && has_user && said.sent_at <= self.answers_by(holder, opened)
+        })
+    }
+
+    /// The connection that the user's node was registered for, which those that came after it found.
+    fn first_of_stay<'b>(&'b self, client: &'b Client) -> &'b Client {
+        let mut first = client;
+        loop {
+            let is_earlier = |other: &&Client| {
+                (other.process, other.user) == (client.process, client.user)
+                    && other.opened_at < first.opened_at
+                    && other.opened_at.is_some()
+                    && other.closed_at.is_none_or(|closed| closed >= first.asked_at)
+            };
+            match self.world.clients.iter().filter(is_earlier).min_by_key(|other| other.opened_at) {
+                Some(earlier) => first = earlier,
+                None => return first,
+            }
+        }
+    }
+
+    /// When a process that could not be asked is back, and has answered.
+    fn answers_by(&self, process: usize, from: u64) -> u64 {
+        let mut end = from;
+        loop {
+            let is_near = |absence: &&Absence| {
+                absence.process == process && absence.overlaps(from, end.saturating_add(ANSWERED_WITHIN))
+            };
+            let absences = self.absences.iter().filter(is_near).map(|absence| absence.until);
+            let until = end.saturating_add(ANSWERED_WITHIN);
+            let stalls = self.world.stalls.iter().filter(|stall| stall.0 <= until && stall.1 >= from);
+            match absences.chain(stalls.map(|stall| stall.1)).max() {
+                Some(later) if later > end => end = later,
+                _ => return until,
+            }
+        }
+    }
+
+    /// Whether data was lost after a connection's end was written, and with it that.
+    pub fn removal_was_lost(&self, client: &Client) -> bool {
+        let Some(closed) = client.closed_at else { return false };
+        let written_by = self.answers_by(client.process, closed).saturating_add(RECOVERS_WITHIN);
+        self.world.losses.iter().any(|loss| closed <= loss.at && loss.since <= written_by)
+    }
+
+    /// Whether a message may come to a connection after one that its sender said later.
+    pub fn may_be_late(&self, said: &Said, client: &Client, received_at: u64) -> bool {
+        let Some(user) = said.user else { return false };
+        let was_kept = |refused: &Client| {
+            let gone = refused.closed_at.unwrap_or(u64::MAX);
+            (refused.refused, refused.user) == (true, user)
+                && said.sent_at <= gone
+                && gone <= received_at
+                && self.arrives_by(said, Some(refused)) >= refused.asked_at
+                && received_at <= gone.saturating_add(RECOVERS_WITHIN)
+        };
+        (RETURNS_ARE_LATE && self.comes_back(said, client, received_at).is_some())
+            || (KEPT_FOR_THE_REFUSED_IS_LATE && self.world.clients.iter().any(was_kept))
+    }
+
+    /// The holder that a message may come back from, because the connection was let in while that could not be asked.
+    fn comes_back(&self, said: &Said, client: &Client, received_at: u64) -> Option<usize> {
+        let first = self.first_of_stay(client);
+        let opened = first.opened_at.filter(|&opened| said.sent_at < opened)?;
+        first.let_in_past.iter().copied().find(|&holder| {
+            self.arrives_by(said, Some(client)) >= opened
+                && received_at <= self.answers_by(holder, opened).saturating_add(RECOVERS_WITHIN)
+        })
+    }
+
+    /// Whether a message may come to a connection twice.
+    pub fn may_come_twice(&self, said: &Said, client: &Client, received_at: u64) -> bool {
+        RETURNS_COME_TWICE
+            && self.comes_back(said, client, received_at).is_some_and(|_| {
+                let past = &self.first_of_stay(client).let_in_past;
+                self.world.declared.iter().any(|(node, at)| {
+                    said.sent_at <= *at
+                        && *at <= received_at
+                        && past.iter().any(|&holder| self.world.processes[holder].node == *node)
+                })
+            })
+    }
+
+    pub fn may_broadcast_come_twice(&self, said: &Said, client: &Client, received_at: u64) -> bool {
+        BROADCASTS_COME_TWICE
+            && self.world.upheavals.iter().any(|upheaval| {
+                upheaval.was_declared
+                    && (said.process == Some(upheaval.process) || client.process == upheaval.process)
+                    && upheaval.since <= received_at
+                    && said.sent_at <= upheaval.until
+            })
+    }
+
+    /// Times within a connection's at which its node was not in the directory: it was declared dead though it lives.
+    pub fn is_out_of_the_directory(&self, process: usize, at: u64) -> bool {
+        self.world.upheavals.iter().any(|upheaval| {
+            (upheaval.process, upheaval.was_declared) == (process, true)
+                && upheaval.since <= at
+                && at <= gone_until(upheaval)
+        })
+    }
+
+    /// When a user was there, connection by connection, without the times at which the connection's node was not in the
+    /// directory.
+    pub fn presence(&self, user: usize) -> Vec<(u64, u64)> {
+        let mut times = Vec::new();
+        for client in self.world.clients.iter().filter(|client| client.user == user) {
+            let Some(mut opened) = client.opened_at else { continue };
+            let closed = client.closed_at.unwrap_or(u64::MAX);
+            let of_process = |upheaval: &&Upheaval| upheaval.process == client.process && upheaval.was_declared;
+            let mut out: Vec<&Upheaval> = self.world.upheavals.iter().filter(of_process).collect();
+            out.sort_by_key(|upheaval| upheaval.since);
+            for upheaval in out {
+                if opened < upheaval.since.min(closed) {
+                    times.push((opened, upheaval.since.min(closed)));
+                }
+                opened = opened.max(gone_until(upheaval));
+            }
+            if opened < closed {
+                times.push((opened, closed));
+            }
+        }
+        times.sort_unstable();
+        times
+    }
+}
+
+/// Until when a process was gone for the others: of who was declared dead, until it has entered its users again.
+fn gone_until(upheaval: &Upheaval) -> u64 {
+    let entered_within = if upheaval.was_declared { ENTERED_WITHIN } else { 0 };
+    upheaval.until.saturating_add(entered_within)
+}
