@@ -14,6 +14,9 @@ const A_DEAD_HOLDER_LOSES: bool = TODAYS_BUS;
 const A_DECLARED_SENDER_LOSES: bool = TODAYS_BUS;
 /// A user who stays on one node while another one of the user's nodes is declared dead loses what went there.
 const A_DECLARED_HOLDER_LOSES: bool = TODAYS_BUS;
+/// A connection was let in while another holder could not be asked. What third nodes send to that holder once it is back,
+/// and before it has answered, it delivers to its own connections only.
+const UNASKED_HOLDERS_KEEP_WHAT_OTHERS_SAY: bool = TODAYS_BUS;
 /// A connection was let in while another holder could not be asked. What went to that holder comes back late.
 const RETURNS_ARE_LATE: bool = TODAYS_BUS;
 /// A connection was refused. What its home had kept for it goes on late.
@@ -23,8 +26,6 @@ const RETURNS_COME_TWICE: bool = TODAYS_BUS;
 /// A node says again in its new life what it does not know to have arrived in the one that was declared dead.
 const BROADCASTS_COME_TWICE: bool = TODAYS_BUS;
 
-/// How long before its node's death a message may have been said at most, to be lost with it.
-const LOST_BEFORE_DEATH: u64 = 20 * S;
 /// How long a route may lead to a node that the user has left.
 const STALE_ROUTE: u64 = 40 * S;
 /// How long what was held up is under way once everybody can be reached again.
@@ -135,7 +136,6 @@ impl<'a> Excuses<'a> {
                     let user_was_there =
                         |user| self.was_on(user, process, said.sent_at.saturating_sub(S), upheaval.since);
                     said.sent_at <= upheaval.since
-                        && upheaval.since - said.sent_at <= LOST_BEFORE_DEATH
                         && (said.process == Some(process)
                             || (A_DEAD_HOLDER_LOSES && said.user.is_some_and(user_was_there)))
                 }
@@ -147,20 +147,22 @@ impl<'a> Excuses<'a> {
                             || (A_DECLARED_HOLDER_LOSES && client.is_none() && said.user.is_some_and(user_was_there)))
                 }
             };
-            // It must have been under way when that befell.
+            // It must have been under way when that befell: a moment, or as long as somebody could not be reached.
             concerns && self.arrives_by_but_for(said, client, Some(at)) >= upheaval.since
         });
         with_a_node || client.is_some_and(|client| self.misses_a_holder(said, client))
     }
 
-    /// Whether a message was said on a node that has the user too and could not be asked when the connection was let in, and
+    /// Whether a message goes through a node that has the user too and could not be asked when the connection was let in, and
     /// has not answered yet: it does not know that it has to pass the message on.
     fn misses_a_holder(&self, said: &Said, client: &Client) -> bool {
         let first = self.first_of_stay(client);
         let Some((opened, user)) = first.opened_at.zip(said.user) else { return false };
         first.let_in_past.iter().any(|&holder| {
-            let has_user = self.was_on(user, holder, said.sent_at, said.sent_at);
-            said.process == Some(holder) && has_user && said.sent_at <= self.answers_by(holder, opened)
+            let passes = said.process == Some(holder) || UNASKED_HOLDERS_KEEP_WHAT_OTHERS_SAY;
+            passes
+                && self.was_on(user, holder, said.sent_at, said.sent_at)
+                && said.sent_at <= self.answers_by(holder, opened)
         })
     }
 
