@@ -8,12 +8,6 @@ use crate::world::{Client, ENTERED_WITHIN, MS, S, Upheaval, World};
 /// Today's bus needs excuses that the promise does not name. A bus that needs none of them sets this to `false`.
 pub const TODAYS_BUS: bool = true;
 
-/// What a holder has acknowledged and is to pass on to the user's other nodes, or to return, dies with it.
-const A_DEAD_HOLDER_LOSES: bool = TODAYS_BUS;
-/// What a node's own clients said in a life that was declared dead may not be said again in the next one.
-const A_DECLARED_SENDER_LOSES: bool = TODAYS_BUS;
-/// A user who stays on one node while another one of the user's nodes is declared dead loses what went there.
-const A_DECLARED_HOLDER_LOSES: bool = TODAYS_BUS;
 /// A connection was let in while another holder could not be asked. What third nodes send to that holder once it is back,
 /// and before it has answered, it delivers to its own connections only.
 const UNASKED_HOLDERS_KEEP_WHAT_OTHERS_SAY: bool = TODAYS_BUS;
@@ -131,21 +125,10 @@ impl<'a> Excuses<'a> {
         let upheavals = self.world.upheavals.iter().enumerate();
         let with_a_node = upheavals.into_iter().any(|(at, upheaval)| {
             let process = upheaval.process;
+            // Who lives after all says it again in its next life; only what was to come to its own connections is lost.
             let concerns = match upheaval.was_declared {
-                false => {
-                    let user_was_there =
-                        |user| self.was_on(user, process, said.sent_at.saturating_sub(S), upheaval.since);
-                    said.sent_at <= upheaval.since
-                        && (said.process == Some(process)
-                            || (A_DEAD_HOLDER_LOSES && said.user.is_some_and(user_was_there)))
-                }
-                true => {
-                    let user_was_there = |user| self.was_on(user, process, said.sent_at, gone_until(upheaval));
-                    said.sent_at <= gone_until(upheaval)
-                        && (client.is_some_and(|client| client.process == process)
-                            || (A_DECLARED_SENDER_LOSES && said.process == Some(process))
-                            || (A_DECLARED_HOLDER_LOSES && client.is_none() && said.user.is_some_and(user_was_there)))
-                }
+                false => said.process == Some(process) && said.sent_at <= upheaval.since,
+                true => client.is_some_and(|client| client.process == process) && said.sent_at <= gone_until(upheaval),
             };
             // It must have been under way when that befell: a moment, or as long as somebody could not be reached.
             concerns && self.arrives_by_but_for(said, client, Some(at)) >= upheaval.since
