@@ -1,5 +1,6 @@
 //! The bus's end.
 
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, mpsc};
 
 use crate::hub::bus::{FromBus, ToBus};
@@ -9,7 +10,7 @@ use crate::ids::ShardId;
 use super::{BusBell, FromBusBatch, Shared, ToBusBatch, broadcast_weight};
 
 /// Batches taken from one shard before the others have their turn.
-const BATCHES_MAX: usize = 64;
+pub(super) const BATCHES_MAX: usize = 64;
 
 /// The bus's ends of the queues of all shards.
 #[derive(Debug)]
@@ -33,13 +34,17 @@ pub(super) struct Lane {
     to_shard: mpsc::Sender<FromBusBatch>,
 }
 
-/// What was said to one shard.
+/// What was said to one shard, and how far the shard is with it.
 #[derive(Debug, Default)]
 struct Outbox {
     batch: FromBusBatch,
     /// Bytes so far.
     sent: u64,
     sent_broadcasts: u64,
+    /// Directed messages so far.
+    messages: u64,
+    /// Of these, those that are handled and whose answers have been drained: 0 <= handled <= messages.
+    handled: u64,
 }
 
 impl Lane {
@@ -95,6 +100,8 @@ impl BusPort {
         for at in 0..self.lanes.len() {
             let lane = &self.lanes[(self.first + at) % self.lanes.len()];
             let Some(shard) = lane.shard() else { continue };
+            // Before the queue is emptied: what was said while these were handled is in it, or was taken before.
+            let handled = lane.shared.handled_messages.load(SeqCst);
             let mut batches = 0;
             while batches < BATCHES_MAX
                 && let Ok(batch) = lane.from_shard.try_recv()
@@ -106,7 +113,11 @@ impl BusPort {
                 }
                 batch.into_iter().for_each(|message| take(shard, message));
             }
-            is_rest |= batches == BATCHES_MAX;
+            match batches {
+                // Something may be left of what was said while they were handled: the next drain counts them.
+                BATCHES_MAX => is_rest = true,
+                _ => self.outboxes[shard.index()].handled = handled,
+            }
         }
         if is_rest {
             self.bell.bell.ring();
@@ -128,18 +139,30 @@ impl BusPort {
 
     /// Puts something into the outbox towards `shard`: in order, but for broadcasts, which are in order among
     /// themselves. The caller has asked for room where it can wait for it.
-    pub fn push(&mut self, shard: ShardId, message: FromBus) {
+    ///
+    /// Returns the message's number among those pushed to this shard, from 1, for [`Self::handled`]; 0 for a broadcast,
+    /// which has none.
+    pub fn push(&mut self, shard: ShardId, message: FromBus) -> u64 {
         let outbox = &mut self.outboxes[shard.index()];
         match message {
             FromBus::Broadcast { frame } => {
                 outbox.sent_broadcasts += broadcast_weight(&frame);
                 outbox.batch.broadcasts.push(frame);
+                0
             }
             message => {
                 outbox.sent += message.weight();
                 outbox.batch.directed.push(message);
+                outbox.messages += 1;
+                outbox.messages
             }
         }
+    }
+
+    /// How many directed messages `shard` had handled before the last [`Self::drain`] that emptied its queue: what the
+    /// shard said while handling them has been drained. Nothing wakes the bus when this grows.
+    pub fn handled(&self, shard: ShardId) -> u64 {
+        self.outboxes[shard.index()].handled
     }
 
     /// Hands over what was pushed, and wakes the shards that sleep.

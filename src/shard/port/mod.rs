@@ -54,6 +54,9 @@ struct Shared {
     /// Bytes that the shard has handled: of broadcasts, and of all else.
     handled_broadcasts: Credits,
     handled: Credits,
+    /// Directed messages that the shard has handled. It is published after what the shard said while handling them: a
+    /// bus that reads it and then empties the queue has seen all of that.
+    handled_messages: AtomicU64,
     /// Which shard it is, and what wakes it; known once it runs.
     shard: OnceLock<(ShardId, OwnedFd)>,
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, mpsc};
 
 use bytes::Bytes;
@@ -29,6 +30,10 @@ pub struct ShardPort {
     /// Bytes handled in this turn.
     handled: u64,
     handled_broadcasts: u64,
+    /// Directed messages handled so far; 0 <= published <= handled_messages.
+    handled_messages: u64,
+    /// Of these, those that the bus can read.
+    published: u64,
 }
 
 impl ShardPort {
@@ -49,6 +54,8 @@ impl ShardPort {
             broadcasts: VecDeque::new(),
             handled: 0,
             handled_broadcasts: 0,
+            handled_messages: 0,
+            published: 0,
         }
     }
 
@@ -72,7 +79,7 @@ impl ShardPort {
         self.outbox.push(message);
     }
 
-    /// Hands over what this turn has said, and gives back what it has handled; whether there was anything.
+    /// Hands over what this turn has said, and gives back what it has handled; whether anything was said.
     pub fn flush(&mut self) -> bool {
         let mut rings = false;
         if self.handled > 0 {
@@ -85,6 +92,11 @@ impl ShardPort {
         if has_said {
             // Without a bus thread nobody listens: the process is ending.
             let _ = self.to_bus.send(std::mem::take(&mut self.outbox));
+        }
+        // Only now: whoever reads the count finds in the queue what was said while handling. It wakes nobody.
+        if self.published != self.handled_messages {
+            self.published = self.handled_messages;
+            self.shared.handled_messages.store(self.published, SeqCst);
         }
         if rings || has_said {
             self.bus_bell.ring();
@@ -110,8 +122,9 @@ impl ShardPort {
         self.inbox.pop_front()
     }
 
-    /// It was handled: its bytes go back.
+    /// It was handled: its bytes go back, and it counts among the handled, both with the next [`Self::flush`].
     pub fn handled(&mut self, message: &FromBus) {
+        self.handled_messages += 1;
         self.handled += message.weight();
     }
 

@@ -14,6 +14,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use crate::hub::bus::{FromBus, ToBus};
 use crate::ids::ShardId;
 
+use super::bus_end::BATCHES_MAX;
 use super::{BusPort, ShardPort, WINDOW_BYTES, ports};
 
 /// What never takes so long has hung.
@@ -274,6 +275,122 @@ fn the_bus_is_woken_by_what_is_said_and_by_room_that_it_lacked() {
     shard.take_broadcast().unwrap();
     shard.flush();
     assert!(is_ready(&bus, &mut context), "there is room again");
+}
+
+/// Whether the bus would not sleep now.
+fn is_ready(bus: &BusPort) -> bool {
+    pin!(bus.ready()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+}
+
+/// Pushes the fences with these numbers, and hands them over.
+fn push_fences(bus: &mut BusPort, fences: std::ops::RangeInclusive<u64>) -> Vec<u64> {
+    let numbers = fences.map(|fence| bus.push(ShardId(0), FromBus::Fence { fence })).collect();
+    bus.flush();
+    numbers
+}
+
+/// Handles the oldest message, and answers it.
+fn answer_one(shard: &mut ShardPort) {
+    let message = shard.take().unwrap();
+    let FromBus::Fence { fence } = message else { panic!("{message:?}") };
+    shard.push(ToBus::Fenced { fence });
+    shard.handled(&message);
+}
+
+#[test]
+fn directed_messages_are_numbered_and_counted_when_they_are_handled() {
+    let (mut shard, mut bus, _wake) = pair();
+    assert_eq!(push_fences(&mut bus, 1..=2), [1, 2]);
+    assert_eq!(bus.push(ShardId(0), FromBus::Broadcast { frame: Bytes::new() }), 0, "a broadcast has no number");
+    assert_eq!(push_fences(&mut bus, 3..=3), [3]);
+    shard.pull();
+    shard.take_broadcast().unwrap();
+    shard.flush();
+    bus.drain(|_, _| ());
+    assert_eq!(bus.handled(ShardId(0)), 0, "a broadcast is not counted");
+
+    let message = shard.take().unwrap();
+    shard.handled(&message);
+    let message = shard.take().unwrap();
+    shard.unhandled(message);
+    bus.drain(|_, _| ());
+    assert_eq!(bus.handled(ShardId(0)), 0, "nothing is published before the flush");
+    assert!(!is_ready(&bus));
+    assert!(!shard.flush(), "nothing was said");
+    assert!(!is_ready(&bus), "the count alone does not wake the bus");
+    assert_eq!(bus.handled(ShardId(0)), 0, "the bus has not drained since");
+    bus.drain(|_, _| ());
+    assert_eq!(bus.handled(ShardId(0)), 1, "the one that could not be handled is not counted");
+}
+
+#[test]
+fn the_count_is_that_before_the_drain() {
+    let (mut shard, mut bus, _wake) = pair();
+    push_fences(&mut bus, 1..=2);
+    shard.pull();
+    answer_one(&mut shard);
+    shard.flush();
+    let mut answers = 0;
+    bus.drain(|_, _| {
+        answers += 1;
+        if answers == 1 {
+            answer_one(&mut shard);
+            shard.flush();
+        }
+    });
+    assert_eq!((answers, bus.handled(ShardId(0))), (2, 1));
+    bus.drain(|_, _| ());
+    assert_eq!(bus.handled(ShardId(0)), 2);
+}
+
+#[test]
+fn the_count_waits_for_a_drain_that_leaves_no_rest() {
+    const BATCHES: u64 = BATCHES_MAX as u64;
+    let (mut shard, mut bus, _wake) = pair();
+    push_fences(&mut bus, 1..=BATCHES + 2);
+    shard.pull();
+    answer_one(&mut shard);
+    shard.flush();
+    assert_eq!(fenced(&mut bus), [1]);
+    assert_eq!(bus.handled(ShardId(0)), 1);
+    for _ in 0..=BATCHES {
+        answer_one(&mut shard);
+        shard.flush();
+    }
+    assert_eq!(fenced(&mut bus).len(), BATCHES_MAX, "one batch is left");
+    assert_eq!(bus.handled(ShardId(0)), 1, "what was said while handling the last message was not drained");
+    assert_eq!(fenced(&mut bus), [BATCHES + 2]);
+    assert_eq!(bus.handled(ShardId(0)), BATCHES + 2);
+}
+
+/// The shard answers message by message on a thread of its own, and the bus never counts a message as handled whose
+/// answer it has not drained.
+#[test]
+fn the_count_comes_after_what_was_said() {
+    const ROUNDS: u64 = 100_000;
+    let (mut shards, mut bus) = ports(1);
+    let mut shard = shards.pop().unwrap();
+    let _wake = attach(&shard, ShardId(0));
+    push_fences(&mut bus, 1..=ROUNDS);
+    let thread = std::thread::spawn(move || {
+        shard.pull();
+        for round in 0..ROUNDS {
+            answer_one(&mut shard);
+            shard.flush();
+            // The bus keeps up, and so looks at any moment of the next flush.
+            (0..round % 300).for_each(|_| std::hint::spin_loop());
+        }
+    });
+    let (mut answered, mut handled) = (0, 0);
+    let mut is_done = false;
+    while handled < ROUNDS && !is_done {
+        is_done = thread.is_finished() && !is_ready(&bus);
+        bus.drain(|_, _| answered += 1);
+        handled = bus.handled(ShardId(0));
+        assert!(handled <= answered, "{handled} are handled, {answered} answers were drained");
+    }
+    thread.join().unwrap();
+    assert_eq!((handled, answered), (ROUNDS, ROUNDS));
 }
 
 /// Two shards and the bus on threads of their own, each sleeping whenever it has nothing to do: all that is said
