@@ -7,7 +7,7 @@
 //! - [`http`]: request heads, routes, responses
 //! - [`ws`]: RFC 6455, from bytes to messages and back
 //! - [`client`]: what clients say, what they are told, why they are sent away
-//! - [`hub`]: one shard's world of users and connections
+//! - [`hub`]: one shard's world of users and connections; [`shard::turn`]: what a shard does when
 //! - [`bus`]: between the nodes; its rim is [`bus::redis`] and [`bus::thread`]
 //!
 //! The rim, which moves bytes and asks the system:

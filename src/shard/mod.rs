@@ -7,19 +7,20 @@
 //! - `receive`, `request`, `finish`: bytes in, HTTP heads in, connections out
 //! - `lone_address`: whether all requests come from one address; `rare`: log lines that are not written each time
 //! - `mesh`: the one file that names glommio's channels; `park`: waiting without losing a wake-up
-//! - [`port`]: queues to the bus and from it; `bus`: what a turn does with them
-//! - [`run`]: the loop
+//! - [`port`]: queues to the bus and from it; `queues`: what waits at the rim for the hub
+//! - [`turn`]: the order of a turn's steps, pure; [`run`]: the loop, and the steps
 
 pub mod chunk;
 pub mod engine;
 pub mod port;
+pub mod turn;
 
-mod bus;
 mod conn;
 mod finish;
 mod lone_address;
 mod mesh;
 mod park;
+mod queues;
 mod rare;
 mod receive;
 mod request;

@@ -180,15 +180,11 @@ impl Shard {
     }
 
     /// Goes on with connections whose message had no room, oldest first; whether any could.
-    pub(super) fn retry_stalled(&mut self) -> bool {
+    pub(super) fn go_on_with_stalled(&mut self) -> bool {
         let mut went_on = false;
         for _ in 0..self.sockets.stalled.len().min(RETRIES_MAX) {
             let Some(id) = self.sockets.stalled.pop_front() else { break };
             went_on |= self.go_on(id);
-        }
-        for _ in 0..self.sockets.postponed.len() {
-            let Some(conn) = self.sockets.postponed.pop_front() else { break };
-            self.hub.handle(self.sockets.now, Input::Proceed { conn }, &mut self.sockets);
         }
         went_on
     }

@@ -10,9 +10,8 @@ use std::time::Duration;
 use crate::client::Disconnect;
 use crate::http::forwarded::TrustedProxies;
 use crate::http::head::HeadLimits;
-use crate::hub::effects::Effects;
 use crate::hub::heartbeat::{Heartbeat, Look};
-use crate::hub::{Hub, HubConfig, Input, Outcome};
+use crate::hub::{Hub, HubConfig};
 use crate::ids::ConnId;
 use crate::metrics::Doing;
 use crate::node::{Node, Stage};
@@ -27,6 +26,7 @@ use super::park::Watch;
 use super::port::ShardPort;
 use super::rare::Rare;
 use super::sockets::{KEEPING_UP, Sockets};
+use super::turn::{self, Next, Steps};
 
 /// Timers that revive an executor whose ticker lost its own wake-up, and how often each fires.
 const GUARDS: u32 = 4;
@@ -37,8 +37,6 @@ const YIELD_EVERY: Duration = Duration::from_micros(200);
 const ACCEPT_RETRY_EVERY: Duration = Duration::from_secs(1);
 /// How often timers, backlogs and the node's stage are looked at.
 const SURVEY_EVERY_US: u64 = 10_000;
-/// Messages of other shards handled in one turn, of each peer and class.
-const MESH_MESSAGES_MAX: usize = 512;
 /// Connections of a shard that have not opened yet; beyond that the oldest is given up.
 pub const HANDSHAKES_MAX: u32 = 16_384;
 /// Messages that were accepted before the node stopped have this part of the shutdown timeout to reach their receivers.
@@ -221,14 +219,9 @@ impl Shard {
         let mut breather = Watch::always_readable().map_err(io("eventfd"))?;
         let mut breathed = self.sockets.now;
         loop {
-            let mut idle = self.turn()?;
-            if self.is_finished() {
-                return Ok(());
-            }
-            if idle {
-                // A completion that came just before the eventfd was enabled did not signal it.
-                idle = self.engine.before_park().map_err(io("io_uring_enter"))? && self.may_park();
-                if idle {
+            match turn::turn(&mut self)? {
+                Next::End => return Ok(()),
+                Next::Sleep => {
                     self.beat(Doing::Parked);
                     self.sockets.metrics.parks.add(1);
                     let inbox = &self.inbox;
@@ -238,45 +231,16 @@ impl Shard {
                     })
                     .await;
                     breathed = self.sockets.node.now();
+                    self.wake();
                 }
-                self.engine.after_park();
-                if let Some(port) = &self.sockets.port {
-                    port.after_park();
+                // Read once more: a turn that was full of messages takes milliseconds.
+                Next::Turn if self.sockets.node.now().since(breathed) >= YIELD_EVERY => {
+                    std::future::poll_fn(|context| breather.poll_readable(context)).await;
+                    breathed = self.sockets.node.now();
                 }
-            }
-            // Read once more: a turn that was full of messages takes milliseconds.
-            if !idle && self.sockets.node.now().since(breathed) >= YIELD_EVERY {
-                std::future::poll_fn(|context| breather.poll_readable(context)).await;
-                breathed = self.sockets.node.now();
+                Next::Turn => {}
             }
         }
-    }
-
-    /// One turn; whether there was nothing to do.
-    fn turn(&mut self) -> Result<bool, ShardError> {
-        let metrics = self.sockets.metrics;
-        metrics.turns.add(1);
-        let events = self.engine.turn().map_err(|error| ShardError::Io("io_uring_enter", error))?;
-        self.sockets.now = self.sockets.node.now();
-        self.record_latencies();
-        self.beat(Doing::Receiving);
-        while let Some(event) = self.engine.next_event() {
-            self.event(event);
-        }
-        self.beat(Doing::Meshing);
-        let meshed = self.mesh_in() | self.bus_in();
-        self.hub.handle(self.sockets.now, Input::Turn, &mut self.sockets);
-        let went_on = self.retry_stalled();
-        if self.sockets.now.since(self.surveyed) >= Duration::from_micros(SURVEY_EVERY_US) {
-            self.survey();
-        }
-        self.beat(Doing::Sending);
-        self.flush();
-        let sent_batches = self.mesh_out() | self.bus_out();
-        self.report_quiet();
-        self.beat(Doing::Turning);
-        let unsubmitted = self.engine.has_unsubmitted();
-        Ok(events == 0 && !unsubmitted && !meshed && !went_on && !sent_batches && !self.sockets.is_spreading())
     }
 
     fn beat(&self, doing: Doing) {
@@ -322,64 +286,8 @@ impl Shard {
         }
     }
 
-    /// Handles what other shards sent; whether there was anything.
-    fn mesh_in(&mut self) -> bool {
-        let metrics = self.sockets.metrics;
-        for (peer, mut batch) in self.inbox.take() {
-            self.sockets.to_pause.append(&mut batch.pauses);
-            metrics.mesh_batches_in.add(1);
-            metrics.mesh_messages_in.add(batch.len() as u64);
-            self.sockets.links.receive(peer, batch);
-        }
-        let now = self.sockets.now;
-        let mut handled = false;
-        for peer in self.sockets.links.peers() {
-            for _ in 0..MESH_MESSAGES_MAX {
-                let Some(message) = self.sockets.links.pop_owner(peer) else { break };
-                self.hub.handle(now, Input::Owner(message), &mut self.sockets);
-                handled = true;
-            }
-            for _ in 0..MESH_MESSAGES_MAX {
-                if !self.sockets.takes_broadcasts() {
-                    break;
-                }
-                let Some(broadcast) = self.sockets.links.pop_broadcast(peer) else { break };
-                self.hub.handle(now, Input::Broadcast(broadcast), &mut self.sockets);
-                handled = true;
-            }
-            for _ in 0..MESH_MESSAGES_MAX {
-                let Some(message) = self.sockets.links.take_home(peer) else { break };
-                // Only when every owner's outbox has room; else it stays the oldest, and its credits stay out.
-                if self.hub.handle(now, Input::Home(&message), &mut self.sockets) == Outcome::NoRoom {
-                    self.sockets.links.unhandled_home(peer, message);
-                    break;
-                }
-                self.sockets.links.handled_home(peer, &message);
-                handled = true;
-            }
-        }
-        handled
-    }
-
-    /// Sends other shards what has gathered for them; whether anything went.
-    fn mesh_out(&mut self) -> bool {
-        let mut sent = false;
-        for peer in self.sockets.links.peers() {
-            let Some(batch) = self.sockets.links.take_batch(peer) else { continue };
-            match self.mesh.try_send(peer, batch) {
-                Ok(()) => {
-                    self.sockets.metrics.mesh_batches_out.add(1);
-                    sent = true;
-                }
-                // The channel is full; the tick tries again at the latest.
-                Err(batch) => self.sockets.links.return_batch(peer, batch),
-            }
-        }
-        sent
-    }
-
-    /// Hands what this turn queued to the kernel, one send for each connection.
-    fn flush(&mut self) {
+    /// Queues for the kernel what this turn has for the sockets, one send for each connection.
+    fn flush_sockets(&mut self) {
         self.sockets.spread_broadcasts();
         self.sockets.update_hold();
         self.pause_senders();
@@ -428,8 +336,8 @@ impl Shard {
         }
     }
 
-    /// Looks at what passes with time: timers, backlogs, the node's stage.
-    fn survey(&mut self) {
+    /// Looks at timers, backlogs and the node's stage.
+    fn survey_all(&mut self) {
         self.surveyed = self.sockets.now;
         let mut due = std::mem::take(&mut self.due);
         self.sockets.wheel.expire(self.sockets.now, &mut due);
@@ -558,9 +466,83 @@ impl Shard {
             true => self.sockets.node.set_finished_since(shard, since),
         }
     }
+}
 
-    /// Whether this shard may end. With a bus it stays until all have no client left: the homes of their users have to
-    /// tell the bus.
+impl Steps for Shard {
+    type Error = ShardError;
+    type Queues = Sockets;
+
+    fn hub(&mut self) -> (Micros, &mut Hub, &mut Sockets) {
+        (self.sockets.now, &mut self.hub, &mut self.sockets)
+    }
+
+    fn turn_ring(&mut self) -> Result<usize, ShardError> {
+        self.sockets.metrics.turns.add(1);
+        let events = self.engine.turn().map_err(|error| ShardError::Io("io_uring_enter", error))?;
+        self.sockets.now = self.sockets.node.now();
+        self.record_latencies();
+        Ok(events)
+    }
+
+    fn handle_events(&mut self) {
+        self.beat(Doing::Receiving);
+        while let Some(event) = self.engine.next_event() {
+            self.event(event);
+        }
+    }
+
+    fn receive_batches(&mut self) {
+        self.beat(Doing::Meshing);
+        let metrics = self.sockets.metrics;
+        for (peer, mut batch) in self.inbox.take() {
+            self.sockets.to_pause.append(&mut batch.pauses);
+            metrics.mesh_batches_in.add(1);
+            metrics.mesh_messages_in.add(batch.len() as u64);
+            self.sockets.links.receive(peer, batch);
+        }
+    }
+
+    fn retry_stalled(&mut self) -> bool {
+        self.go_on_with_stalled()
+    }
+
+    fn survey(&mut self) {
+        if self.sockets.now.since(self.surveyed) >= Duration::from_micros(SURVEY_EVERY_US) {
+            self.survey_all();
+        }
+    }
+
+    fn send(&mut self) {
+        self.beat(Doing::Sending);
+        self.flush_sockets();
+    }
+
+    fn send_batches(&mut self) -> bool {
+        let mut sent = false;
+        for peer in self.sockets.links.peers() {
+            let Some(batch) = self.sockets.links.take_batch(peer) else { continue };
+            match self.mesh.try_send(peer, batch) {
+                Ok(()) => {
+                    self.sockets.metrics.mesh_batches_out.add(1);
+                    sent = true;
+                }
+                // The channel is full; the tick tries again at the latest.
+                Err(batch) => self.sockets.links.return_batch(peer, batch),
+            }
+        }
+        sent
+    }
+
+    fn flush_bus(&mut self) -> bool {
+        self.sockets.port.as_mut().is_some_and(ShardPort::flush)
+    }
+
+    fn report(&mut self) {
+        self.report_quiet();
+        self.beat(Doing::Turning);
+    }
+
+    /// With a bus it stays until all have no client left: the homes of their users have to tell the bus.
     fn is_finished(&self) -> bool {
         let Some(stop) = self.stop.as_ref().filter(|stop| stop.is_closing) else { return false };
         let is_finished = match self.sockets.port {
@@ -568,5 +550,25 @@ impl Shard {
             Some(_) => self.sockets.node.stage() == Stage::Ended,
         };
         is_finished || self.sockets.now >= stop.end_at
+    }
+
+    fn has_more(&self) -> bool {
+        self.engine.has_unsubmitted() || self.sockets.is_spreading()
+    }
+
+    fn ring_sleeps(&mut self) -> Result<bool, ShardError> {
+        // A completion that came just before the eventfd was enabled did not signal it.
+        self.engine.before_park().map_err(|error| ShardError::Io("io_uring_enter", error))
+    }
+
+    fn bus_sleeps(&mut self) -> bool {
+        self.sockets.port.as_ref().is_none_or(ShardPort::before_park)
+    }
+
+    fn wake(&mut self) {
+        self.engine.after_park();
+        if let Some(port) = &self.sockets.port {
+            port.after_park();
+        }
     }
 }
