@@ -1,9 +1,11 @@
 //! Goal: every accepted message is delivered exactly once and in order to every connection that was open throughout,
 //! and no queue passes its bound, however the shards' turns fall.
 //!
-//! Method: the hubs of several shards on one thread, joined by lists instead of channels, with a virtual clock. A seed
-//! decides every step: who connects, closes, speaks or floods, which batch arrives next, how much of an inbox is
-//! handled, when a shard holds broadcasts back. Every second seed has a bus, which registers users late or not at all,
+//! Method: the hubs of several shards on one thread, joined by lists instead of channels, with a virtual clock. Their
+//! turns are the real ones (`shard::turn`), and so are their ports to the bus. A seed decides every step: who connects,
+//! closes, speaks or floods, whose turn it is, which batches have arrived by then, how much of an inbox is handled, when
+//! a shard holds broadcasts back. What a turn says leaves with it; a shard sleeps only when a further turn would find
+//! nothing to do, and then has turns only when something wakes it. Every second seed has a bus, which registers users late or not at all,
 //! brings messages, and has no room at times: then a connection that waits is answered once, who sends what cannot be
 //! taken is told, and what is not delivered here is with the bus. `RINGMESH_SEED=n` repeats one run.
 
@@ -11,7 +13,10 @@
 mod fake_bus;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::convert::Infallible;
+use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use ringmesh::client::Command;
@@ -21,6 +26,8 @@ use ringmesh::hub::envelope::{Broadcast, Class, MESSAGE_WEIGHT, ToHome, ToOwner}
 use ringmesh::hub::links::{Batch, Links};
 use ringmesh::hub::{Hub, HubConfig, Input, Outcome};
 use ringmesh::ids::{ConnId, ShardId};
+use ringmesh::shard::port::{ShardPort, ports};
+use ringmesh::shard::turn::{self, Next, Queues, Steps};
 use ringmesh::time::Micros;
 
 use fake_bus::FakeBus;
@@ -54,8 +61,10 @@ fn accepted_is_delivered_once_and_in_order_whatever_the_interleaving() {
         assert!(seen.no_room > 100, "backpressure was met {} times", seen.no_room);
         assert!(seen.checked > 10_000, "{} deliveries were checked", seen.checked);
         assert!(seen.full_channels > 100, "a full channel was met {} times", seen.full_channels);
-        let Coverage { registrations, refusals, returned, overloaded, with_bus, .. } = seen;
+        let Coverage { sleeps, credits_alone, registrations, refusals, returned, overloaded, with_bus, .. } = seen;
         for (what, count) in [
+            ("a shard slept", sleeps),
+            ("credits came alone to a shard whose clients waited", credits_alone),
             ("a user was registered", registrations),
             ("a user was not registered", refusals),
             ("a message was handed back", returned),
@@ -72,6 +81,9 @@ struct Coverage {
     no_room: u64,
     checked: u64,
     full_channels: u64,
+    sleeps: u64,
+    /// Turns that took credits in and no message: only they give room then.
+    credits_alone: u64,
     /// With a bus: answers of both kinds, messages handed back, and messages that were not taken.
     registrations: u64,
     refusals: u64,
@@ -85,6 +97,8 @@ impl Coverage {
         self.no_room += other.no_room;
         self.checked += other.checked;
         self.full_channels += other.full_channels;
+        self.sleeps += other.sleeps;
+        self.credits_alone += other.credits_alone;
         self.registrations += other.registrations;
         self.refusals += other.refusals;
         self.returned += other.returned;
@@ -114,8 +128,11 @@ impl Rng {
 
 /// What a shard's rim would be.
 struct Outlet {
+    rng: Rng,
     links: Links,
-    to_bus: VecDeque<ToBus>,
+    port: Option<ShardPort>,
+    /// Said to the bus since the last time it was handed over.
+    said: u64,
     bus_has_room: bool,
     bus_takes_broadcasts: bool,
     /// How often a connection was told that a message of its was not taken.
@@ -186,15 +203,54 @@ impl Effects for Outlet {
     }
 
     fn bus_has_room(&self) -> bool {
-        self.bus_has_room
+        self.bus_has_room && self.port.as_ref().is_some_and(ShardPort::has_room)
     }
 
     fn push_bus(&mut self, message: ToBus) {
-        self.to_bus.push_back(message);
+        self.said += 1;
+        self.port.as_mut().expect("a hub with a bus").push(message);
     }
 
     fn bus_takes_broadcasts(&self) -> bool {
         self.bus_takes_broadcasts
+    }
+}
+
+impl Queues for Outlet {
+    fn messages_max(&mut self) -> usize {
+        1 + self.rng.below(30)
+    }
+
+    fn links(&mut self) -> &mut Links {
+        &mut self.links
+    }
+
+    fn pull_bus(&mut self) {
+        self.port.iter_mut().for_each(ShardPort::pull);
+    }
+
+    fn take_bus(&mut self) -> Option<FromBus> {
+        self.port.as_mut()?.take()
+    }
+
+    fn handled_bus(&mut self, message: &FromBus) {
+        self.port.as_mut().expect("it was taken from here").handled(message);
+    }
+
+    fn unhandled_bus(&mut self, message: FromBus) {
+        self.port.as_mut().expect("it was taken from here").unhandled(message);
+    }
+
+    fn take_bus_broadcast(&mut self) -> Option<FromBus> {
+        self.port.as_mut()?.take_broadcast()
+    }
+
+    fn postponed(&self) -> usize {
+        self.postponed.len()
+    }
+
+    fn take_postponed(&mut self) -> Option<ConnId> {
+        self.postponed.pop_front()
     }
 }
 
@@ -236,6 +292,31 @@ struct Say {
     number: u64,
 }
 
+/// What the ring of a shard would bring. It names a client.
+enum Event {
+    Ask(usize),
+    Close(usize),
+    Say(usize, Say),
+}
+
+/// What a shard is besides its hub and its outlet.
+#[derive(Default)]
+struct Rim {
+    events: VecDeque<Event>,
+    /// Of these, those of the current turn.
+    ready: usize,
+    /// Becomes readable when the bus wakes the shard.
+    wake: Option<UnixStream>,
+    is_asleep: bool,
+    /// It has no turns.
+    is_stuck: bool,
+    /// Something that only passes with time has changed: the next tick shows it.
+    is_tick_due: bool,
+    /// In the last turn: a channel was full, and whether nothing of the shard was said to be on its way.
+    was_full: bool,
+    is_quiet: bool,
+}
+
 /// An accepted message and who must get it: connections that were open then and still are at the end.
 struct Accepted {
     number: u64,
@@ -249,6 +330,11 @@ struct Sim {
     now: Micros,
     hubs: Vec<Hub>,
     outlets: Vec<Outlet>,
+    rims: Vec<Rim>,
+    /// Nobody connects, speaks or goes any more, and the bus only answers.
+    is_over: bool,
+    /// Nothing arrives, for one turn.
+    is_frozen: bool,
     /// `channels[from][to]`
     channels: Vec<Vec<VecDeque<Batch>>>,
     clients: Vec<Client>,
@@ -259,6 +345,148 @@ struct Sim {
     numbers: u64,
     bus: Option<FakeBus>,
     coverage: Coverage,
+}
+
+/// A shard in its turn.
+struct SimShard<'a> {
+    shard: usize,
+    sim: &'a mut Sim,
+}
+
+impl SimShard<'_> {
+    fn rim(&mut self) -> &mut Rim {
+        &mut self.sim.rims[self.shard]
+    }
+
+    fn outlet(&mut self) -> &mut Outlet {
+        &mut self.sim.outlets[self.shard]
+    }
+}
+
+impl Steps for SimShard<'_> {
+    type Error = Infallible;
+    type Queues = Outlet;
+
+    fn hub(&mut self) -> (Micros, &mut Hub, &mut Outlet) {
+        (self.sim.now, &mut self.sim.hubs[self.shard], &mut self.sim.outlets[self.shard])
+    }
+
+    fn turn_ring(&mut self) -> Result<usize, Infallible> {
+        let waiting = self.rim().events.len();
+        let ready = self.sim.rng.below(waiting + 1);
+        self.rim().ready = ready;
+        Ok(ready)
+    }
+
+    fn handle_events(&mut self) {
+        for _ in 0..self.rim().ready {
+            match self.rim().events.pop_front().expect("it was counted") {
+                Event::Ask(client) => self.sim.ask(client),
+                Event::Close(client) => self.sim.closed(client),
+                Event::Say(client, say) => self.sim.say(client, say),
+            }
+        }
+    }
+
+    fn receive_batches(&mut self) {
+        if self.sim.is_frozen {
+            return;
+        }
+        let (mut messages, mut credits) = (0, 0);
+        for from in 0..self.sim.hubs.len() {
+            for _ in 0..self.sim.rng.below(3) {
+                let Some(batch) = self.sim.channels[from][self.shard].pop_front() else { break };
+                messages += batch.len();
+                credits += batch.credits.iter().sum::<u64>();
+                self.outlet().links.receive(ShardId(from as u16), batch);
+            }
+        }
+        let waits = self.sim.left_undone(self.shard) != (0, 0, false);
+        self.sim.coverage.credits_alone += u64::from(messages == 0 && credits > 0 && waits);
+    }
+
+    fn retry_stalled(&mut self) -> bool {
+        let mut went_on = false;
+        for client in 0..self.sim.clients.len() {
+            if self.sim.clients[client].shard == self.shard
+                && let Some(say) = self.sim.clients[client].stalled.take()
+            {
+                self.sim.say(client, say);
+                went_on |= self.sim.clients[client].stalled.is_none();
+            }
+        }
+        went_on
+    }
+
+    fn survey(&mut self) {}
+
+    fn send(&mut self) {
+        // A reader that is too slow is cut off.
+        if !self.sim.is_over
+            && !self.sim.is_frozen
+            && self.sim.rng.one_in(100)
+            && let Some(client) = self.sim.any_client()
+            && self.sim.clients[client].shard == self.shard
+            && self.sim.is_open(client)
+        {
+            self.sim.closed(client);
+        }
+        self.sim.bury_refused(self.shard);
+    }
+
+    fn send_batches(&mut self) -> bool {
+        let mut sent = false;
+        self.rim().was_full = false;
+        for to in self.outlet().links.peers() {
+            let Some(batch) = self.outlet().links.take_batch(to) else { continue };
+            let channel = &mut self.sim.channels[self.shard][to.index()];
+            if channel.len() < CHANNEL_BATCHES_MAX {
+                channel.push_back(batch);
+                sent = true;
+            } else {
+                self.sim.coverage.full_channels += 1;
+                self.rim().was_full = true;
+                self.outlet().links.return_batch(to, batch);
+            }
+        }
+        sent
+    }
+
+    fn flush_bus(&mut self) -> bool {
+        self.outlet().said = 0;
+        self.outlet().port.as_mut().is_some_and(ShardPort::flush)
+    }
+
+    fn report(&mut self) {
+        self.rim().is_quiet = self.sim.is_quiet(self.shard);
+    }
+
+    fn is_finished(&self) -> bool {
+        false
+    }
+
+    fn has_more(&self) -> bool {
+        false
+    }
+
+    fn ring_sleeps(&mut self) -> Result<bool, Infallible> {
+        // Something may come in between.
+        if !self.sim.is_over && !self.sim.is_frozen && self.sim.rng.one_in(6) {
+            match self.sim.rng.one_in(2) {
+                true => self.sim.bus_acts(self.shard),
+                false => self.sim.speak(),
+            }
+        }
+        Ok(self.rim().events.is_empty())
+    }
+
+    fn bus_sleeps(&mut self) -> bool {
+        self.outlet().port.as_ref().is_none_or(ShardPort::before_park)
+    }
+
+    fn wake(&mut self) {
+        self.outlet().port.iter().for_each(ShardPort::after_park);
+    }
 }
 
 impl Sim {
@@ -274,14 +502,30 @@ impl Sim {
             has_bus: seed % 2 == 1,
         };
         let ids = (0..shards as u16).map(ShardId);
+        let (shard_ports, bus_port) = ports(config.shards);
+        let mut rims: Vec<Rim> = ids.clone().map(|_| Rim::default()).collect();
+        let mut shard_ports: Vec<Option<ShardPort>> = shard_ports.into_iter().map(Some).collect();
+        for ((rim, port), id) in rims.iter_mut().zip(&mut shard_ports).zip(ids.clone()) {
+            let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+            ours.set_nonblocking(true).expect("a socket");
+            rim.wake = Some(ours);
+            port.take_if(|_| !config.has_bus);
+            port.iter().for_each(|port| port.attach(id, theirs.try_clone().expect("a socket").into()));
+        }
         Self {
             rng,
+            rims,
+            is_over: false,
+            is_frozen: false,
             now: Micros(1),
             hubs: ids.clone().map(|id| Hub::new(id, &config, Box::leak(Box::default()))).collect(),
             outlets: ids
-                .map(|id| Outlet {
+                .zip(shard_ports)
+                .map(|(id, port)| Outlet {
+                    rng: Rng((seed ^ u64::from(id.0) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
                     links: Links::new(id, config.shards),
-                    to_bus: VecDeque::new(),
+                    port,
+                    said: 0,
                     bus_has_room: true,
                     bus_takes_broadcasts: true,
                     overloaded: HashMap::new(),
@@ -299,28 +543,37 @@ impl Sim {
             used: vec![0; shards],
             accepted: Vec::new(),
             numbers: 0,
-            bus: config.has_bus.then(|| FakeBus::new(config.shards)),
+            bus: config.has_bus.then(|| FakeBus::new(bus_port)),
             coverage: Coverage::default(),
         }
     }
 
     fn run(mut self) -> Coverage {
+        // Steps in which no client does anything: only what is under way keeps the shards up.
+        let mut lull = 0_usize;
         for _ in 0..STEPS {
             self.now = Micros(self.now.0 + self.rng.next() % 1_000);
             let shard = self.rng.below(self.hubs.len());
-            match self.rng.below(20) {
+            let kind = if lull == 0 { self.rng.below(20) } else { 12 + self.rng.below(8) };
+            lull = lull.saturating_sub(1);
+            match kind {
                 0 if self.clients.iter().filter(|client| !client.gone).count() < 40 => self.connect(shard),
                 1 if self.rng.one_in(4) => self.close(),
                 2..=9 => self.speak(),
-                10 if self.rng.one_in(10) => self.flood(),
+                10 if self.rng.one_in(4) => self.flood(),
                 11 if self.rng.one_in(3) => {
                     self.outlets[shard].takes_broadcasts = !self.outlets[shard].takes_broadcasts;
+                    self.rims[shard].is_tick_due = true;
                 }
-                12 | 13 => self.send_batches(shard),
-                14 | 15 => self.receive_batch(shard),
-                16 | 17 if self.bus.is_some() => self.bus_acts(shard),
+                12 | 13 if self.bus.is_some() => self.bus_acts(shard),
+                // A shard that has no turns for a while: what goes to it fills its windows.
+                15 if self.rng.one_in(10) => lull = 20 * self.hubs.len(),
+                14 if self.rng.one_in(10) => self.rims[shard].is_stuck = !self.rims[shard].is_stuck,
                 _ => {
-                    self.handle_inbox(shard);
+                    // A tick wakes a shard now and then, but nothing depends on it.
+                    if !self.rims[shard].is_stuck && (self.is_awake(shard) || self.rng.one_in(30)) {
+                        self.turn(shard);
+                    }
                 }
             }
             self.check_bounds();
@@ -336,22 +589,26 @@ impl Sim {
             ConnId { index: self.used[shard] - 1, generation: 0 }
         });
         let user = format!("user-{}", self.rng.next() % USERS);
-        let address = IpAddr::from(Ipv4Addr::new(10, 0, 0, self.rng.below(9) as u8));
-        let input = Input::Ask { conn, user: Some(&user), address };
-        self.hubs[shard].handle(self.now, input, &mut self.outlets[shard]);
+        self.rims[shard].events.push_back(Event::Ask(self.clients.len()));
         self.clients.push(Client { shard, conn, user, stalled: None, gone: false });
+    }
+
+    fn ask(&mut self, client: usize) {
+        let Client { shard, conn, ref user, .. } = self.clients[client];
+        let address = IpAddr::from(Ipv4Addr::new(10, 0, 0, self.rng.below(9) as u8));
+        let input = Input::Ask { conn, user: Some(user), address };
+        self.hubs[shard].handle(self.now, input, &mut self.outlets[shard]);
     }
 
     /// Some of what a shard has said reaches the bus, and the bus does something.
     fn bus_acts(&mut self, shard: usize) {
         let Some(bus) = &mut self.bus else { return };
         let outlet = &mut self.outlets[shard];
-        for _ in 0..self.rng.below(6) {
-            let Some(message) = outlet.to_bus.pop_front() else { break };
-            bus.take(ShardId(shard as u16), message);
-        }
+        bus.drain();
+        bus.take_some(ShardId(shard as u16), self.rng.below(6));
         if self.rng.one_in(6) {
             outlet.bus_has_room = !outlet.bus_has_room;
+            self.rims[shard].is_tick_due = true;
         }
         if self.rng.one_in(6) {
             outlet.bus_takes_broadcasts = !outlet.bus_takes_broadcasts;
@@ -363,23 +620,11 @@ impl Sim {
                 .collect();
             self.accepted.push(Accepted { number, sender: FAR, target: Some(user), must_get });
         }
-    }
-
-    /// Some of what the bus has said is handled; whether anything was.
-    fn handle_bus(&mut self, shard: usize) -> bool {
-        let Some(bus) = &mut self.bus else { return false };
-        let outlet = &mut self.outlets[shard];
-        let mut moved = false;
-        for _ in 0..self.rng.below(10) {
-            let Some(message): Option<FromBus> = bus.out[shard].pop_front() else { break };
-            if self.hubs[shard].handle(self.now, Input::Bus(&message), outlet) == Outcome::NoRoom {
-                self.coverage.no_room += 1;
-                bus.out[shard].push_front(message);
-                break;
-            }
-            moved = true;
+        if self.rng.one_in(2)
+            && let Some(bus) = &mut self.bus
+        {
+            bus.hand_over();
         }
-        moved
     }
 
     /// Connections that were refused are gone, without another word to the hub.
@@ -395,7 +640,14 @@ impl Sim {
 
     fn close(&mut self) {
         let Some(client) = self.any_client() else { return };
-        let Client { shard, conn, .. } = self.clients[client];
+        self.rims[self.clients[client].shard].events.push_back(Event::Close(client));
+    }
+
+    fn closed(&mut self, client: usize) {
+        let Client { shard, conn, gone, .. } = self.clients[client];
+        if gone {
+            return;
+        }
         self.clients[client].gone = true;
         self.clients[client].stalled = None;
         self.outlets[shard].open.remove(&conn);
@@ -419,7 +671,8 @@ impl Sim {
         self.numbers += 1;
         let padding = if self.rng.one_in(3) { self.rng.next() % CONTENT_BYTES_MAX } else { self.rng.next() % 100 };
         let content = format!("\"{}/{}\"", self.numbers, "x".repeat(padding as usize));
-        self.say(client, Say { target, content, number: self.numbers });
+        let say = Say { target, content, number: self.numbers };
+        self.rims[self.clients[client].shard].events.push_back(Event::Say(client, say));
     }
 
     fn flood(&mut self) {
@@ -430,7 +683,7 @@ impl Sim {
 
     /// What a client says is handled, or waits in front of whatever it says next.
     fn say(&mut self, client: usize, say: Say) {
-        if self.clients[client].stalled.is_some() {
+        if self.clients[client].stalled.is_some() || !self.is_open(client) {
             return;
         }
         let Client { shard, conn, .. } = self.clients[client];
@@ -461,90 +714,82 @@ impl Sim {
         }
     }
 
-    fn send_batches(&mut self, from: usize) {
-        for to in self.outlets[from].links.peers() {
-            let Some(batch) = self.outlets[from].links.take_batch(to) else { continue };
-            let channel = &mut self.channels[from][to.index()];
-            if channel.len() < CHANNEL_BATCHES_MAX {
-                channel.push_back(batch);
-            } else {
-                self.coverage.full_channels += 1;
-                self.outlets[from].links.return_batch(to, batch);
-            }
+    /// Whether a shard is to have a turn: it does not sleep, or something has woken it.
+    fn is_awake(&mut self, shard: usize) -> bool {
+        let rim = &mut self.rims[shard];
+        let is_woken = rim.wake.as_mut().is_some_and(|wake| wake.read(&mut [0; 8]).is_ok());
+        rim.is_tick_due |= is_woken;
+        let has_arrived = self.channels.iter().any(|from| !from[shard].is_empty());
+        !rim.is_asleep || rim.is_tick_due || has_arrived || !rim.events.is_empty()
+    }
+
+    fn turn(&mut self, shard: usize) {
+        let next = self.turn_once(shard);
+        if next == Next::Sleep && !self.rims[shard].is_tick_due {
+            self.coverage.sleeps += 1;
+            let before = self.left_undone(shard);
+            self.is_frozen = true;
+            let next = self.turn_once(shard);
+            self.is_frozen = false;
+            let after = self.left_undone(shard);
+            assert_eq!((next, after), (Next::Sleep, before), "shard {shard} would have slept with something to do");
         }
     }
 
-    fn receive_batch(&mut self, to: usize) {
-        let from = self.rng.below(self.hubs.len());
-        if let Some(batch) = self.channels[from][to].pop_front() {
-            self.outlets[to].links.receive(ShardId(from as u16), batch);
+    fn turn_once(&mut self, shard: usize) -> Next {
+        self.rims[shard].is_tick_due = false;
+        let mut steps = SimShard { shard, sim: self };
+        if std::mem::take(&mut steps.rim().is_asleep) {
+            steps.wake();
         }
+        let Ok(next) = turn::turn(&mut steps);
+        let rim = &mut self.rims[shard];
+        rim.is_asleep = next == Next::Sleep;
+        // A full channel is tried again with the next tick.
+        rim.is_tick_due |= rim.was_full;
+        let outlet = &self.outlets[shard];
+        assert_eq!(outlet.said, 0, "shard {shard} has not handed over what it said to the bus in this turn");
+        assert!(!outlet.links.has_outbound() || rim.was_full, "shard {shard} has not sent what it had for others");
+        assert_eq!(
+            self.rims[shard].is_quiet,
+            self.is_quiet(shard),
+            "shard {shard} said before its turn was over what was on its way"
+        );
+        next
     }
 
-    /// Some of what has arrived, then what waits for room, as the shard's loop does; whether anything moved.
-    fn handle_inbox(&mut self, shard: usize) -> bool {
-        let now = self.now;
-        let mut moved = self.handle_bus(shard);
-        let hub = &mut self.hubs[shard];
-        let outlet = &mut self.outlets[shard];
-        for peer in outlet.links.peers() {
-            for _ in 0..self.rng.below(30) {
-                let Some(message) = outlet.links.pop_owner(peer) else { break };
-                hub.handle(now, Input::Owner(message), outlet);
-                moved = true;
-            }
-            for _ in 0..self.rng.below(30) {
-                if !outlet.takes_broadcasts {
-                    break;
-                }
-                let Some(broadcast) = outlet.links.pop_broadcast(peer) else { break };
-                hub.handle(now, Input::Broadcast(broadcast), outlet);
-                moved = true;
-            }
-            for _ in 0..self.rng.below(30) {
-                let Some(message) = outlet.links.take_home(peer) else { break };
-                if hub.handle(now, Input::Home(&message), outlet) == Outcome::NoRoom {
-                    self.coverage.no_room += 1;
-                    outlet.links.unhandled_home(peer, message);
-                    break;
-                }
-                outlet.links.handled_home(peer, &message);
-                moved = true;
-            }
-        }
-        hub.handle(now, Input::Turn, outlet);
-        for _ in 0..outlet.postponed.len() {
-            let Some(conn) = outlet.postponed.pop_front() else { break };
-            hub.handle(now, Input::Proceed { conn }, outlet);
-        }
-        self.bury_refused(shard);
-        for client in 0..self.clients.len() {
-            if self.clients[client].shard == shard && self.clients[client].stalled.is_some() {
-                let say = self.clients[client].stalled.take().expect("it was there");
-                self.say(client, say);
-                moved |= self.clients[client].stalled.is_none();
-            }
-        }
-        moved
+    /// What waits for room.
+    fn left_undone(&self, shard: usize) -> (usize, usize, bool) {
+        let stalled = self.clients.iter().filter(|client| client.shard == shard && client.stalled.is_some()).count();
+        (stalled, self.outlets[shard].postponed.len(), self.hubs[shard].is_leaving())
     }
 
-    /// Nobody speaks any more: everything has to come to rest, with nothing left anywhere.
+    fn is_quiet(&self, shard: usize) -> bool {
+        let outlet = &self.outlets[shard];
+        let bus_is_quiet = outlet.port.as_ref().is_none_or(ShardPort::is_quiet);
+        outlet.links.is_quiet() && bus_is_quiet && !self.hubs[shard].is_leaving()
+    }
+
+    /// Nobody speaks any more: everything has to come to rest, with nothing left anywhere, and no tick helps.
     fn settle(&mut self) {
-        for outlet in &mut self.outlets {
+        self.is_over = true;
+        for (outlet, rim) in self.outlets.iter_mut().zip(&mut self.rims) {
             outlet.takes_broadcasts = true;
             outlet.bus_has_room = true;
+            rim.is_tick_due = true;
+            rim.is_stuck = false;
         }
-        for _ in 0..100_000 {
+        for _ in 0..20_000 {
             for shard in 0..self.hubs.len() {
-                self.send_batches(shard);
-                self.receive_batch(shard);
-                self.handle_inbox(shard);
-                if let Some(bus) = &mut self.bus {
-                    while let Some(message) = self.outlets[shard].to_bus.pop_front() {
-                        bus.take(ShardId(shard as u16), message);
-                    }
-                    bus.answer_one(&mut self.rng, 6);
+                if self.is_awake(shard) {
+                    self.turn(shard);
                 }
+            }
+            if let Some(bus) = &mut self.bus {
+                bus.drain();
+                (0..self.hubs.len()).for_each(|shard| bus.take_some(ShardId(shard as u16), usize::MAX));
+                bus.answer_one(&mut self.rng, 6);
+                bus.hand_over();
             }
             if self.is_settled() {
                 return;
@@ -556,7 +801,9 @@ impl Sim {
     fn is_settled(&self) -> bool {
         self.clients.iter().all(|client| client.stalled.is_none())
             && self.channels.iter().flatten().all(VecDeque::is_empty)
-            && self.outlets.iter().all(|outlet| outlet.to_bus.is_empty() && outlet.refused.is_empty())
+            && self.rims.iter().all(|rim| rim.events.is_empty())
+            && self.outlets.iter().all(|outlet| outlet.refused.is_empty())
+            && self.outlets.iter().all(|outlet| outlet.port.as_ref().is_none_or(ShardPort::is_quiet))
             && self.bus.as_ref().is_none_or(FakeBus::is_quiet)
             && self.hubs.iter().all(|hub| !hub.is_leaving())
             && self.outlets.iter().all(|outlet| !outlet.links.has_inbound() && outlet.postponed.is_empty())

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use ringmesh::hub::bus::{FromBus, ToBus, Via};
 use ringmesh::hub::envelope::{UserKey, home_of};
 use ringmesh::ids::ShardId;
+use ringmesh::shard::port::BusPort;
 
 use super::{Rng, number_of, text_frame};
 
@@ -18,33 +19,87 @@ enum Stay {
     Registered,
 }
 
-#[derive(Default)]
 pub struct FakeBus {
     shards: u16,
-    /// Towards each shard.
-    pub out: Vec<VecDeque<FromBus>>,
+    port: BusPort,
+    /// Towards each shard, not handed over yet.
+    out: Vec<VecDeque<FromBus>>,
+    /// From each shard, drained and not taken yet.
+    heard: Vec<VecDeque<ToBus>>,
+    /// The number of the last message that was handed over, for each shard.
+    pushed: Vec<u64>,
     stays: BTreeMap<String, (UserKey, Stay)>,
     /// Unicasts of this node by name (`message-7`), and whether they were delivered here.
     pub unicasts: HashMap<String, bool>,
     pub broadcasts: HashMap<String, u32>,
     /// Messages that were brought and handed back.
     pub returned: HashSet<String>,
-    /// Fences that have not been answered, for each shard in order.
-    fences: Vec<VecDeque<u64>>,
+    /// Fences that have not been answered, for each shard in order, with the number of the message once it has one.
+    fences: Vec<VecDeque<(u64, Option<u64>)>>,
     numbers: u64,
     pub refusals: u64,
     pub registrations: u64,
 }
 
 impl FakeBus {
-    pub fn new(shards: u16) -> Self {
-        let queues = || (0..shards).map(|_| VecDeque::new()).collect();
-        let fences = (0..shards).map(|_| VecDeque::new()).collect();
-        Self { shards, out: queues(), fences, ..Self::default() }
+    pub fn new(port: BusPort) -> Self {
+        let shards = port.shards();
+        Self {
+            shards,
+            port,
+            out: (0..shards).map(|_| VecDeque::new()).collect(),
+            heard: (0..shards).map(|_| VecDeque::new()).collect(),
+            pushed: vec![0; usize::from(shards)],
+            stays: BTreeMap::new(),
+            unicasts: HashMap::new(),
+            broadcasts: HashMap::new(),
+            returned: HashSet::new(),
+            fences: (0..shards).map(|_| VecDeque::new()).collect(),
+            numbers: 0,
+            refusals: 0,
+            registrations: 0,
+        }
     }
 
-    /// Takes what a shard says.
-    pub fn take(&mut self, shard: ShardId, message: ToBus) {
+    /// Takes what the shards have handed over into what was heard of them.
+    pub fn drain(&mut self) {
+        self.port.drain(|shard, message| self.heard[shard.index()].push_back(message));
+        for shard in (0..self.shards).map(ShardId) {
+            let heard = self.heard[shard.index()].iter();
+            let answered = heard.filter(|message| matches!(message, ToBus::Fenced { .. })).count();
+            let handled = self.port.handled(shard);
+            for &(fence, number) in self.fences[shard.index()].iter().skip(answered) {
+                assert!(number.is_none_or(|number| number > handled), "{fence} is handled, and its answer is not here");
+            }
+        }
+    }
+
+    /// Takes some of what was heard of a shard.
+    pub fn take_some(&mut self, shard: ShardId, messages_max: usize) {
+        let some = messages_max.min(self.heard[shard.index()].len());
+        for message in self.heard[shard.index()].drain(..some).collect::<Vec<_>>() {
+            self.take(shard, message);
+        }
+    }
+
+    /// Hands the shards what there is for them, as far as there is room.
+    pub fn hand_over(&mut self) {
+        for shard in (0..self.shards).map(ShardId) {
+            while self.port.has_room(shard)
+                && let Some(message) = self.out[shard.index()].pop_front()
+            {
+                let fence = if let FromBus::Fence { fence } = message { Some(fence) } else { None };
+                let number = self.port.push(shard, message);
+                self.pushed[shard.index()] = number;
+                for (_, unknown) in self.fences[shard.index()].iter_mut().filter(|(known, _)| Some(*known) == fence) {
+                    *unknown = Some(number);
+                }
+            }
+        }
+        self.port.flush();
+    }
+
+    fn take(&mut self, shard: ShardId, message: ToBus) {
         match message {
             ToBus::Arrived { user } => {
                 let before = self.stays.insert(user.name.to_string(), (user, Stay::Arriving));
@@ -60,7 +115,9 @@ impl FakeBus {
             }
             ToBus::Returned { frame, .. } => assert!(self.returned.insert(number_of(&frame)), "handed back twice"),
             ToBus::Broadcast { frame } => *self.broadcasts.entry(number_of(&frame)).or_default() += 1,
-            ToBus::Fenced { fence } => assert_eq!(self.fences[shard.index()].pop_front(), Some(fence)),
+            ToBus::Fenced { fence } => {
+                assert_eq!(self.fences[shard.index()].pop_front().map(|(expected, _)| expected), Some(fence));
+            }
         }
     }
 
@@ -71,7 +128,7 @@ impl FakeBus {
             0 => {
                 self.numbers += 1;
                 let shard = rng.below(usize::from(self.shards));
-                self.fences[shard].push_back(self.numbers);
+                self.fences[shard].push_back((self.numbers, None));
                 self.out[shard].push_back(FromBus::Fence { fence: self.numbers });
                 None
             }
@@ -127,6 +184,8 @@ impl FakeBus {
     /// Whether all has been said and answered.
     pub fn is_quiet(&self) -> bool {
         self.out.iter().all(VecDeque::is_empty)
+            && self.heard.iter().all(VecDeque::is_empty)
+            && (0..self.shards).all(|shard| self.port.handled(ShardId(shard)) == self.pushed[usize::from(shard)])
             && self.fences.iter().all(VecDeque::is_empty)
             && self.stays.values().all(|(_, stay)| *stay == Stay::Registered)
     }
