@@ -3,9 +3,12 @@
 CARGO ?= cargo
 BENCH := target/release/ringmesh-bench
 SERVER := target/release/ringmesh
+# What upgrade-test upgrades from: a binary, or else a commit that is built.
+PREVIOUS ?=
+UPGRADE_FROM ?= c5221b2
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-tools check fmt lint bench bench-build bench-full bench-100k bench-peers bench-tuning bench-cluster bench-redis hosts tune-plan tune doc clean
+.PHONY: help run build test test-tools check fmt lint bench bench-build bench-full bench-100k bench-peers bench-tuning bench-cluster bench-redis hosts upgrade-test tune-plan tune doc clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +66,11 @@ bench-redis: bench-build ## Measure what nodes ask of Redis, each thing by itsel
 
 hosts: build ## As root: cut cables and lose a host among network namespaces, and say what users saw, about six minutes
 	tests/hosts/run --binary $(SERVER) $(ARGS)
+
+upgrade-test: build test-tools ## Roll three nodes from the previous release to this one and back under load, about two minutes (PREVIOUS=binary or UPGRADE_FROM=commit; ARGS= adds options)
+	@previous="$(PREVIOUS)"; \
+	if [ -z "$$previous" ]; then previous=$$(CARGO="$(CARGO)" tests/upgrade/previous "$(UPGRADE_FROM)") || exit 1; fi; \
+	set -x; target/test-venv/bin/python tests/upgrade/run --previous "$$previous" --binary $(SERVER) $(ARGS)
 
 tune-plan: ## Show what this host lacks for ringmesh, and change nothing (ARGS="--connections 200000" adds options)
 	@tuning/host/tune plan $(ARGS)
