@@ -106,6 +106,7 @@ class Slot:
         self.current = None
         self.wanted = home  # the node for the next connect, if it takes connections
         self.is_closed = False
+        self.refusal = None  # why the last connect that failed did
         self.task = user.ledger.watch(asyncio.create_task(self._live()))
 
     async def _live(self):
@@ -126,7 +127,8 @@ class Slot:
             node = self._choose()
             try:
                 return await self._connect(node)
-            except (OSError, InvalidHandshake, ConnectionClosed, EOFError, TimeoutError):
+            except (OSError, InvalidHandshake, ConnectionClosed, EOFError, TimeoutError) as error:
+                self.refusal = f"{node.id}: {error}"
                 await asyncio.sleep(random.uniform(backoff / 2, backoff))
                 backoff = min(2 * backoff, BACKOFF_MAX)
 
@@ -147,11 +149,13 @@ class Slot:
     async def go_home(self, with_overlap):
         """Moves to the home node: closes the connection first, or opens the next one first."""
         current = self.current
+        if current.ended_at is not None:
+            # The next connect is under way already, or goes there.
+            self.wanted = self.home
+            return
         if current.node == self.home.id:
             return
         self.wanted = self.home
-        if current.ended_at is not None:
-            return
         if with_overlap:
             self.current = await self._open()
         await current.close()
