@@ -86,6 +86,7 @@ class Ledger:
         self.unexpected_ends = []  # (phase, connection, code)
         self.tasks = set()  # of the clients
         self.fault = None  # what ended one of them
+        self.is_quiet = True  # whether users say nothing: until all are connected, and at the end
 
     def watch(self, task):
         """Keeps a task of a client's, whose failure is one of this program."""
@@ -131,7 +132,7 @@ class Ledger:
         return ONE_VERSION if message.sender.version == connection.version else BETWEEN
 
     def unsend(self, message):
-        """Takes back the newest entry of a sender: its connection was closed, and nothing left the client."""
+        """Takes back a message: its connection was closed before it could be sent."""
         message.deliveries.clear()
 
     def arrive(self, connection, kind, number):

@@ -23,7 +23,7 @@ SERVE_EVERY = 0.05  # seconds
 JITTER = (0.02, 0.3)  # seconds
 BACKOFF_FIRST, BACKOFF_MAX = 0.1, 1.0  # seconds
 OPEN_MAX = 5.0  # seconds
-STOPPING, BROKEN = 1012, 1006  # close codes
+EXPECTED_CODE = {"roll": 1012, "kill": 1006}  # kind of a phase -> the code with which a node's connections end
 PARTNERS = (1, 2, 3, 7)  # whom a user writes to: so many places further in the list of users
 
 
@@ -69,7 +69,7 @@ class Connection:
                         ledger.strays[f"{self.user.name} got {json.dumps(message)}"] += 1
         except ConnectionClosed:
             code = self.socket.close_code
-            if not self.is_closing and (code not in (STOPPING, BROKEN) or ledger.phase.kind not in ("roll", "kill")):
+            if not self.is_closing and code != EXPECTED_CODE.get(ledger.phase.kind):
                 ledger.unexpected_ends.append((ledger.phase, self, code))
         finally:
             self._end()
@@ -78,24 +78,22 @@ class Connection:
     async def _talk(self):
         await asyncio.sleep(random.uniform(0, SEND_EVERY))
         for turn in itertools.count():
+            if self.ended_at is not None:
+                return
             partner = self.user.partners[turn % len(self.user.partners)]
-            for _ in range(SENT_TOGETHER):
-                if self.ended_at is not None or not await self.send("unicast", partner):
-                    return
+            for _ in range(0 if self.user.ledger.is_quiet else SENT_TOGETHER):
+                await self.send("unicast", partner)
             await asyncio.sleep(SEND_EVERY)
 
     async def send(self, kind, target=None):
-        """Whether it was sent."""
-        if self.user.is_silent:
-            return False
+        if self.ended_at is not None:
+            return
         message = self.user.ledger.send(kind, self, target)
         body = {"type": "broadcast"} if target is None else {"type": "send_message", "target_user": target.name}
         try:
             await self.socket.send(json.dumps(body | {"content": message.number}))
         except ConnectionClosed:
             self.user.ledger.unsend(message)
-            return False
-        return True
 
 
 class Slot:
@@ -174,7 +172,6 @@ class User:
         self.last = None  # the newest connection
         self.partners = []
         self.slots = []
-        self.is_silent = False
 
     @property
     def is_double(self):
