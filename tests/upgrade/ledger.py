@@ -16,9 +16,9 @@ from collections import Counter, defaultdict
 EXCUSE = 1.0  # seconds
 LATE = 3.0  # seconds from sending to arrival; longer than a receiver keeps what comes too early
 
-SAME_NODE, ONE_VERSION, BETWEEN = "same node", "nodes of one version", "between versions"
-BROADCAST, SERVICE = "broadcast", "service"
-CLASSES = (SAME_NODE, ONE_VERSION, BETWEEN, BROADCAST, SERVICE)
+SAME_NODE, ONE_VERSION, BROADCAST, SERVICE = "same node", "nodes of one version", "broadcast", "service"
+DIRECTIONS = ("old to new", "new to old")  # between versions
+CLASSES = (SAME_NODE, ONE_VERSION, *DIRECTIONS, BROADCAST, *(f"broadcast, {way}" for way in DIRECTIONS), SERVICE)
 
 
 class Phase:
@@ -125,11 +125,14 @@ class Ledger:
 
     @staticmethod
     def _class(message, connection):
-        if message.kind != "unicast":
-            return message.kind
+        if message.kind == SERVICE:
+            return SERVICE
+        way = f"{message.sender.version} to {connection.version}"
+        if message.kind == BROADCAST:
+            return f"{BROADCAST}, {way}" if way in DIRECTIONS else BROADCAST
         if message.sender.node == connection.node:
             return SAME_NODE
-        return ONE_VERSION if message.sender.version == connection.version else BETWEEN
+        return way if way in DIRECTIONS else ONE_VERSION
 
     def unsend(self, message):
         """Takes back a message: its connection was closed before it could be sent."""
@@ -224,7 +227,7 @@ class Ledger:
         """Unicasts to users with one connection, any broadcast, and messages of the service that found no connection."""
 
         def counts(delivery):
-            if kind == BROADCAST:
+            if delivery.message.kind == BROADCAST:
                 return True
             return not delivery.only_a_copy() if kind == SERVICE else not delivery.user.is_double
 
