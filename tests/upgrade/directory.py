@@ -2,7 +2,7 @@
 
 import re
 
-NODE = r"\{n:(?:n1|n2|n3)\}"
+NODE = r"\{n:(?:n1|n2|n3)(?:-2)?\}"
 WEEK = 7 * 24 * 3600
 # (pattern of a key, the longest time to live in seconds, or None where it may stay for good), for both versions.
 ALLOWED = [

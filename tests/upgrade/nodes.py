@@ -110,17 +110,19 @@ class RedisServer(Program):
 
 
 class Node(Program):
-    """A node id with its port, whichever binary runs under it."""
+    """A place for a node, with its port, whichever binary runs there."""
 
-    def __init__(self, name, folder, port, redis):
-        super().__init__(name, folder)
-        self.id, self.port, self.redis = name, port, redis
+    def __init__(self, ids, folder, port, redis):
+        # ids: version -> the node's id.
+        super().__init__(next(iter(ids.values())), folder)
+        self.ids, self.port, self.redis = ids, port, redis
+        self.id = self.name
         self.version = None
         self.takes_connections = False
 
     async def run(self, version, binary):
         """Starts that version. Returns the seconds until it was ready."""
-        self.version = version
+        self.version, self.id = version, self.ids[version]
         await self.start(
             binary, "serve", "--node-id", self.id, "--shards", "1", "--redis", self.redis, "--listen", f"127.0.0.1:{self.port}",
             "--admin-listen", "127.0.0.1:0", "--connects-per-address-max", "0",
@@ -152,12 +154,15 @@ class Node(Program):
 
 
 class Cluster:
-    def __init__(self, folder, binaries):
-        # binaries: version -> path.
+    def __init__(self, folder, binaries, suffixes):
+        # binaries: version -> path. suffixes: version -> what its nodes' ids end with.
         taken = set()
         self.binaries = binaries
         self.redis = RedisServer(folder, free_port(taken))
-        self.nodes = [Node(name, folder, free_port(taken), self.redis.url) for name in ("n1", "n2", "n3")]
+        self.nodes = []
+        for name in ("n1", "n2", "n3"):
+            ids = {version: name + suffix for version, suffix in suffixes.items()}
+            self.nodes.append(Node(ids, folder, free_port(taken), self.redis.url))
 
     def takes_connections(self):
         return [node for node in self.nodes if node.takes_connections]
