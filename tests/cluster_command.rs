@@ -104,7 +104,7 @@ fn every_node_is_shown_with_its_lease_its_connections_and_its_lag() {
         let lease_ms = row["lease_ms"].as_u64().expect("a lease");
         assert!((1..=10_000).contains(&lease_ms), "{row}");
         assert!(row["lag_us"].as_u64().is_some_and(|lag| lag > 0), "{row}");
-        let lease = nodes.service().get(&format!("rm:{{n:{}}}:lease", node.node_id)).expect("a lease");
+        let lease = nodes.service().get(&format!("rm2:{{n:{}}}:lease", node.node_id)).expect("a lease");
         assert!(lease.starts_with(&format!("{}:", row["life"])), "{lease}: {row}");
     }
     let seen = look(&url);
@@ -168,14 +168,16 @@ fn a_life_that_has_ended_is_shown_until_its_users_are_taken_off() {
         for user in ["alice", "bob", "carol"] {
             gone.register(user).await;
         }
+        gone.enrol().await;
         incarnation = gone.incarnation;
     });
     on_one_thread(async {
         let mut other = Rim::connected(&url, "other").await;
+        other.enrol().await;
         // Its lease still holds, but nobody is there to listen.
         let seen = wait_for_row(&url, "gone", |row| row["hears_link"] == false && row["hears_contract"] == false);
         assert_eq!((&row(&seen, "gone")["state"], &seen["totals"]["users"]), (&json!("up"), &json!(3)));
-        redis.ask(&["DEL", "rm:{n:gone}:lease"]);
+        redis.ask(&["DEL", "rm2:{n:gone}:lease"]);
         let seen = look(&url);
         let lapsed = row(&seen, "gone");
         let expected = json!(["no_lease", incarnation, null, 3]);
@@ -184,7 +186,7 @@ fn a_life_that_has_ended_is_shown_until_its_users_are_taken_off() {
             (&seen["totals"]["gone"], &seen["totals"]["nodes"], &seen["totals"]["users"]),
             (&1.into(), &1.into(), &0.into())
         );
-        let call = Call::DeclareDead { node: "gone".into(), incarnation };
+        let call = Call::DeclareDead { node: "gone".into(), incarnation, again: false };
         assert_eq!(other.call(call).await, Reply::Declared(true));
         let seen = look(&url);
         assert_eq!((&row(&seen, "gone")["state"], &row(&seen, "gone")["users"]), (&json!("dead"), &json!(3)));
@@ -194,6 +196,7 @@ fn a_life_that_has_ended_is_shown_until_its_users_are_taken_off() {
         let mut back = Rim::start(&url, "gone");
         back.wait_for("being connected", |event| matches!(event, Event::Connected)).await;
         assert_eq!(back.acquire().await, [incarnation]);
+        back.enrol().await;
         let seen = look(&url);
         let states: Vec<_> =
             rows(&seen, "gone").iter().map(|row| json!([row["state"], row["life"], row["users"]])).collect();
@@ -246,7 +249,7 @@ fn a_foreign_node_is_known_by_its_channel() {
     assert_eq!((&seen["totals"]["foreign_nodes"], &seen["totals"]["connections"]), (&json!(1), &json!(7)));
     // A node of ours is none, also while the registry is lost.
     let own = &nodes[0].node_id;
-    service.call(&["HDEL", "rm:{nodes}:all", own]);
+    service.call(&["HDEL", "rm2:{nodes}:all", own]);
     assert_eq!(row(&look(&url), own)["kind"], "ringmesh");
     drop(foreign);
     eventually("its end", DEADLINE, || rows(&look(&url), "stranger {1}").is_empty().then_some(()));
@@ -334,7 +337,7 @@ fn of_a_cluster_every_master_is_measured_and_what_is_lost_is_told() {
     let life = found["life"].clone();
     assert_eq!(seen["servers"].as_array().map(Vec::len), Some(3), "{seen}");
     // The master that has neither the registry nor the node's own slot.
-    let kept = [cluster.owner("rm:{nodes}:all"), cluster.owner(&format!("rm:{{n:{id}}}:lease"))];
+    let kept = [cluster.owner("rm2:{nodes}:all"), cluster.owner(&format!("rm2:{{n:{id}}}:lease"))];
     let lost = (0..3).find(|master| !kept.contains(master)).expect("one of three");
     let address = format!("127.0.0.1:{}", cluster.masters[lost].port());
     cluster.masters[lost].kill();

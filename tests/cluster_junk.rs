@@ -59,7 +59,7 @@ fn junk(random: &mut Random) -> Vec<Vec<u8>> {
 /// What is published between the nodes while members exchange messages.
 fn captured(nodes: &Nodes, traffic: &mut Traffic) -> Vec<(String, Vec<u8>)> {
     let mut resp = nodes.service();
-    resp.call(&["PSUBSCRIBE", "rm:*"]);
+    resp.call(&["PSUBSCRIBE", "rm2:*"]);
     traffic.run_for(Duration::from_millis(500));
     traffic.run_until_all_pass(DEADLINE);
     traffic.settle(DEADLINE);
@@ -101,7 +101,7 @@ fn junk_on_every_channel_is_counted_and_harms_nobody() {
     let mut redis = nodes.service();
     let (mut alice, mut bob) = (nodes[0].client("alice"), nodes[1].client("bob"));
     let id = nodes[0].node_id.clone();
-    for channel in [format!("node:{id}"), format!("rm:{{n:{id}}}:link")] {
+    for channel in [format!("node:{id}"), format!("rm2:{{n:{id}}}:link")] {
         let before = invalid(&nodes, 0);
         let junk = junk(&mut random);
         for piece in &junk {

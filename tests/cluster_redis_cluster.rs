@@ -56,7 +56,7 @@ fn everybody_reaches_everybody_whatever_the_slots() {
 fn a_master_that_dies_takes_nobody_else_along() {
     let mut redis = RedisCluster::start(3, 1);
     let dead = redis.owner(&mapping("victim"));
-    let link = |id: &str| format!("rm:{{n:{id}}}:link");
+    let link = |id: &str| format!("rm2:{{n:{id}}}:link");
     let ids: Vec<String> = (0..2).map(|_| name_on(&redis, dead, false, link, &new_node_id())).collect();
     let url = redis.url();
     let nodes: Vec<Gateway> =

@@ -88,7 +88,7 @@ fn a_user_who_may_too_little_is_told_the_acl_that_it_takes() {
     let node = Gateway::with(&[("--redis", &url)]);
     expect_logged(&node, &["ACL", "&node:*"]);
     expect_warming(&node);
-    redis.ask(&["ACL", "SETUSER", "gate", "&node:*", "&user:events", "&rm:*"]);
+    redis.ask(&["ACL", "SETUSER", "gate", "&node:*", "&user:events", "&rm2:*"]);
     wait_until_ready(&node);
 }
 

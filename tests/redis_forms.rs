@@ -7,7 +7,7 @@ mod support;
 
 use std::time::Duration;
 
-use ringmesh::bus::call::{Call, Reply};
+use ringmesh::bus::call::{Call, LeaseState, Reply};
 use ringmesh::bus::redis::Event;
 use support::redis::{RedisCluster, RedisServer, Sentinels};
 use support::rim::{Rim, on_one_thread};
@@ -118,8 +118,8 @@ fn passwords_and_access_lists() {
         let good = format!("redis://:pa%40ss%2Fwo%25rd@127.0.0.1:{port}/5");
         let mut a = Rim::connected(&good, "a").await;
         all_works(&mut a, "alice").await;
-        assert_eq!(redis.ask(&["-n", "5", "EXISTS", "rm:{n:a}:lease"]), "1", "the database is the URL's");
-        assert_eq!(redis.ask(&["EXISTS", "rm:{n:a}:lease"]), "0");
+        assert_eq!(redis.ask(&["-n", "5", "EXISTS", "rm2:{n:a}:lease"]), "1", "the database is the URL's");
+        assert_eq!(redis.ask(&["EXISTS", "rm2:{n:a}:lease"]), "0");
         // Redis gives a user no channels unless told to. What is missing is told, and that line is enough for all calls.
         redis.ask(&["ACL", "SETUSER", "poor", "on", ">secret", "~*", "+@all"]);
         let mut poor = Rim::start(&format!("redis://poor:secret@127.0.0.1:{port}"), "b");
@@ -134,12 +134,14 @@ fn passwords_and_access_lists() {
         assert_eq!(b.renew(&[("bob", op)]).await, 0);
         b.unregister("bob", 50).await;
         assert_eq!(b.call(Call::EndGrace { user: "bob".into(), incarnation: b.incarnation }).await, Reply::Done);
-        b.call(Call::RenewLease { incarnation: b.incarnation, connections: 1 }).await;
-        let Reply::Looked { nodes, .. } = b.call(Call::Look).await else { panic!("no look") };
-        assert_eq!(nodes.len(), 2);
-        redis.ask(&["-n", "5", "DEL", "rm:{n:a}:lease"]);
+        a.enrol().await;
+        b.enrol().await;
+        assert_eq!(b.look().await.0.len(), 2);
+        let marker = redis.ask(&["-n", "5", "GET", "rm2:{nodes}:run"]);
+        assert!(marker.rsplit(':').next().is_some_and(|id| id.len() == 40), "the line allows INFO: {marker}");
+        redis.ask(&["-n", "5", "DEL", "rm2:{n:a}:lease"]);
         let (node, incarnation) = ("a".into(), a.incarnation);
-        assert_eq!(b.call(Call::DeclareDead { node, incarnation }).await, Reply::Declared(true));
+        assert_eq!(b.call(Call::DeclareDead { node, incarnation, again: false }).await, Reply::Declared(true));
         assert_eq!(b.call(Call::Reap { node: "a".into(), incarnation }).await, Reply::Reaped(true));
         assert_eq!(b.call(Call::Release { incarnation: b.incarnation }).await, Reply::Done);
     });
@@ -192,9 +194,11 @@ fn sentinels_are_asked_again_after_a_failover() {
         sentinels.master.kill();
         a.loss().await;
         a.wait_until("the new master", FAILOVER_MAX, |event| matches!(event, Event::Connected)).await;
-        let Reply::Looked { .. } = a.call(Call::Look).await else { panic!("no look") };
+        let (_, run) = a.look().await;
+        assert_eq!(run.id, 2, "what the replica lacks nobody knows");
         all_works(&mut a, "alice").await;
-        assert_eq!(sentinels.replica.ask(&["EXISTS", "rm:{nodes}:all"]), "1", "it is the replica now");
+        a.enrol().await;
+        assert_eq!(sentinels.replica.ask(&["EXISTS", "rm2:{nodes}:all"]), "1", "it is the replica now");
     });
 }
 
@@ -210,7 +214,7 @@ fn a_cluster_takes_any_user_id_and_its_links_are_sharded() {
         for user in STRANGE_USERS {
             a.register(user).await;
             let op = a.op() - 1;
-            assert_eq!(b.register(user).await.1, ["a"], "{user}");
+            assert_eq!(b.register(user).await, ["a"], "{user}");
             assert_eq!(a.renew(&[(user, op)]).await, 0, "{user}");
             assert_eq!(a.holders(user).await, ["a", "b"], "{user}");
             b.unregister(user, 0).await;
@@ -232,11 +236,11 @@ fn a_cluster_takes_any_user_id_and_its_links_are_sharded() {
         for master in &cluster.masters {
             master.ask(&["PUBLISH", "node:b", "{}"]);
             b.wait_for("a contract message", |event| matches!(event, Event::Contract(_))).await;
-            assert_eq!(master.ask(&["PUBSUB", "CHANNELS", "rm:*"]), "", "links are not flooded to every server");
+            assert_eq!(master.ask(&["PUBSUB", "CHANNELS", "rm2:*"]), "", "links are not flooded to every server");
         }
-        cluster.masters[cluster.owner("rm:{n:a}:lease")].ask(&["DEL", "rm:{n:a}:lease"]);
+        cluster.masters[cluster.owner("rm2:{n:a}:lease")].ask(&["DEL", "rm2:{n:a}:lease"]);
         let (node, incarnation) = ("a".into(), a.incarnation);
-        assert_eq!(b.call(Call::DeclareDead { node, incarnation }).await, Reply::Declared(true));
+        assert_eq!(b.call(Call::DeclareDead { node, incarnation, again: false }).await, Reply::Declared(true));
         assert_eq!(b.call(Call::Reap { node: "a".into(), incarnation }).await, Reply::Reaped(true));
         for user in STRANGE_USERS {
             assert!(b.holders(user).await.is_empty(), "{user}");
@@ -245,6 +249,48 @@ fn a_cluster_takes_any_user_id_and_its_links_are_sharded() {
             assert_eq!(master.ask(&["KEYS", "user:node:*"]), "");
         }
         assert_eq!(b.call(Call::Release { incarnation: b.incarnation }).await, Reply::Done);
+    });
+}
+
+#[test]
+fn a_master_that_loses_its_data_is_one_loss_for_all_its_slots() {
+    let cluster = RedisCluster::start(3, 0);
+    on_one_thread(async {
+        let mut a = Rim::connected(&cluster.url(), "a").await;
+        // Before it has seen the registry's marker.
+        assert_eq!(a.renew_lease(Some(1)).await, LeaseState::Ours);
+        let users: Vec<String> = (0..300).map(|at| format!("user-{at}")).collect();
+        for user in &users {
+            a.register(user).await;
+        }
+        let op = a.op();
+        let renewed: Vec<(&str, u64)> =
+            users.iter().zip(op - users.len() as u64..).map(|(user, op)| (user.as_str(), op)).collect();
+        let renewal = a.renewal(&renewed).await;
+        assert_eq!((renewal.run.id, renewal.restored.len()), (1, 0));
+        let (nodes, run) = a.look().await;
+        assert_eq!((run.id, nodes[0].is_entered), (1, true));
+        let home = cluster.owner("rm2:{nodes}:run");
+        let lost = (home + 1) % 3;
+        let keys = cluster.masters[lost].ask(&["KEYS", "rm2:{*}:run"]);
+        assert!(keys.lines().count() > 50 && !keys.contains("nodes"), "a marker for each slot: {keys}");
+        cluster.masters[lost].ask(&["FLUSHALL"]);
+        let renewal = a.renewal(&renewed).await;
+        assert_eq!((renewal.run.id, renewal.run.is_young), (2, true));
+        let owners = users.iter().map(|user| cluster.owner(&format!("user:node:{user}")));
+        let of_lost: Vec<usize> = owners.enumerate().filter(|(_, owner)| *owner == lost).map(|(at, _)| at).collect();
+        let restored: Vec<usize> = renewal.restored.iter().map(|(at, _)| *at).collect();
+        assert_eq!(restored, of_lost);
+        assert_eq!(a.renewal(&renewed).await.run.id, 2);
+        assert_eq!(a.look().await.1.id, 2, "the registry is at another master");
+        cluster.masters[home].ask(&["FLUSHALL"]);
+        let (nodes, run) = a.look().await;
+        assert_eq!((run.id, nodes.len()), (3, 0));
+        assert_eq!(a.renew_lease(Some(2)).await, LeaseState::Ours);
+        assert!(a.look().await.0.is_empty(), "its users have to be entered again first");
+        assert_eq!(a.renewal(&renewed).await.run.id, 3);
+        assert_eq!(a.renew_lease(Some(3)).await, LeaseState::Ours);
+        assert!(a.look().await.0[0].is_entered);
     });
 }
 
@@ -273,7 +319,7 @@ fn a_part_of_a_cluster_is_lost_and_comes_back() {
     let mut cluster = RedisCluster::start(3, 1);
     on_one_thread(async {
         let mut a = Rim::connected(&cluster.url(), "a").await;
-        let home = cluster.owner("rm:{n:a}:link");
+        let home = cluster.owner("rm2:{n:a}:link");
         let lost = (home + 1) % 3;
         let user_of = |cluster: &RedisCluster, owner| {
             (0..).map(|at| format!("user-{at}")).find(|user| cluster.owner(&format!("user:node:{user}")) == owner)

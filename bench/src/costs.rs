@@ -18,7 +18,9 @@ use crate::proc;
 use crate::redis::{Answer, Client, Redis, RedisError, encode};
 use crate::suite::{SuiteError, scenario};
 
+const SHARED_LUA: &str = include_str!("../../src/bus/scripts/shared.lua");
 const USER_LUA: &str = include_str!("../../src/bus/scripts/user.lua");
+const RUN_LUA: &str = include_str!("../../src/bus/scripts/run.lua");
 const REGISTER_LUA: &str = include_str!("../../src/bus/scripts/register.lua");
 const RENEW_LUA: &str = include_str!("../../src/bus/scripts/renew.lua");
 const LOCATE_LUA: &str = include_str!("../../src/bus/scripts/locate.lua");
@@ -109,7 +111,7 @@ fn envelopes() -> Result<(), RedisError> {
 
 /// The channel of a node's link.
 fn link(node: usize) -> String {
-    format!("rm:{{n:node-{node}}}:link")
+    format!("rm2:{{n:node-{node}}}:link")
 }
 
 /// CPU of Redis for each PUBLISH of so many bytes, in microseconds: so many in one write, to the nodes in turn.
@@ -158,14 +160,17 @@ fn drain(mut stream: TcpStream) {
 
 /// The keys of a user, as long as the node's.
 fn keys(user: u32) -> [String; 2] {
-    [format!("user:node:bench-{user}"), format!("rm:{{{:05}}}:loc:bench-{user}", user % 100_000)]
+    [format!("user:node:bench-{user}"), format!("rm2:{{{:05}}}:loc:bench-{user}", user % 100_000)]
 }
 
 fn bucket(at: u32) -> String {
-    format!("rm:{{{at:05}}}:users:{NODE}:{INCARNATION}")
+    format!("rm2:{{{at:05}}}:users:{NODE}:{INCARNATION}")
 }
 
 const INCARNATION: &str = "1764201600000000";
+/// The run's marker, and the text for a new one.
+const RUN: &str = "rm2:{nodes}:run";
+const RUN_TEXT: &str = "0123456789abcdef-1";
 
 struct Directory<'a> {
     redis: &'a Redis,
@@ -176,6 +181,8 @@ struct Directory<'a> {
 /// A script of the directory.
 struct Script<'a> {
     hash: &'a str,
+    /// Whether its first key is the run's marker.
+    answers_run: bool,
     /// Users in one call.
     users: u32,
     /// Whether the node lists its users first.
@@ -190,37 +197,58 @@ fn directory(users: u32) -> Result<(), RedisError> {
     let mut directory = Directory { redis: &redis, client, users };
     println!("the directory, {users} users in pipelines of {CHUNK}, each with its place in a list of the node's users");
     let empty = directory.used_bytes()?;
-    let register = directory.load(&[USER_LUA, REGISTER_LUA])?;
-    let renew = directory.load(&[USER_LUA, RENEW_LUA])?;
-    let locate = directory.load(&[USER_LUA, LOCATE_LUA])?;
-    let unregister = directory.load(&[USER_LUA, UNREGISTER_LUA])?;
+    let register = directory.load(&[SHARED_LUA, USER_LUA, RUN_LUA, REGISTER_LUA])?;
+    let renew = directory.load(&[SHARED_LUA, USER_LUA, RUN_LUA, RENEW_LUA])?;
+    let locate = directory.load(&[SHARED_LUA, USER_LUA, RUN_LUA, LOCATE_LUA])?;
+    let unregister = directory.load(&[SHARED_LUA, USER_LUA, UNREGISTER_LUA])?;
     let event = |event: &str, user| format!(r#"{{"event":"{event}","user_id":"bench-{user}","node_id":"{NODE}"}}"#);
     let each_is = |expected: i64| move |answer: &Answer| matches!(answer, Answer::Array(parts) if parts.iter().all(|part| *part == Answer::Integer(expected)));
-    let is_entered =
-        |answer: &Answer| matches!(answer, Answer::Array(parts) if parts.first() == Some(&Answer::Integer(1)));
+    // Behind the marker of the run.
+    let each_begins_with = |expected: i64| {
+        let is_right = move |answer: &Answer| matches!(answer, Answer::Array(parts) if parts.first() == Some(&Answer::Integer(expected)));
+        move |answer: &Answer| matches!(answer, Answer::Array(parts) if parts.iter().skip(2).all(is_right))
+    };
     let life = || INCARNATION.to_owned();
     let op = || "7".to_owned();
     directory.all(
         "registration",
-        &Script { hash: &register, users: SCRIPT_USERS, is_listed: true, head: &[NODE, TTL_S] },
+        &Script {
+            hash: &register,
+            answers_run: true,
+            users: SCRIPT_USERS,
+            is_listed: true,
+            head: &[RUN_TEXT, NODE, TTL_S],
+        },
         |user| vec![life(), op(), event("online", user)],
-        |answer| matches!(answer, Answer::Array(parts) if parts.iter().all(is_entered)),
+        each_begins_with(1),
     )?;
     let full = directory.used_bytes()?;
-    let renewal = Script { hash: &renew, users: SCRIPT_USERS, is_listed: true, head: &[NODE, INCARNATION, TTL_S] };
-    directory.all("renewal", &renewal, |_| vec![op()], each_is(0))?;
+    let renewal = Script {
+        hash: &renew,
+        answers_run: true,
+        users: SCRIPT_USERS,
+        is_listed: true,
+        head: &[RUN_TEXT, NODE, TTL_S, INCARNATION],
+    };
+    directory.all("renewal", &renewal, |_| vec![op()], each_begins_with(0))?;
     directory.all(
         "look-up",
-        &Script { hash: &locate, users: 1, is_listed: false, head: &[] },
+        &Script { hash: &locate, answers_run: true, users: 1, is_listed: false, head: &[RUN_TEXT, "0"] },
         |_| vec![],
-        |answer| matches!(answer, Answer::Array(parts) if parts.len() == 4),
+        |answer| matches!(answer, Answer::Array(parts) if parts.len() == 6),
     )?;
     directory.client.ask(&[b"FLUSHALL"])?;
     // Script caches survive it.
-    directory.all("renewal of what Redis has lost", &renewal, |_| vec![op()], each_is(1))?;
+    directory.all("renewal of what Redis has lost", &renewal, |_| vec![op()], each_begins_with(1))?;
     directory.all(
         "removal",
-        &Script { hash: &unregister, users: SCRIPT_USERS, is_listed: false, head: &[NODE, TTL_S, "60000"] },
+        &Script {
+            hash: &unregister,
+            answers_run: false,
+            users: SCRIPT_USERS,
+            is_listed: false,
+            head: &[NODE, TTL_S, "60000"],
+        },
         |user| vec![life(), op(), "0".into(), event("offline", user)],
         each_is(1),
     )?;
@@ -266,7 +294,8 @@ impl Directory<'_> {
             let mut calls = 0;
             for first in chunk.clone().step_by(script.users as usize) {
                 let users = first..chunk.end.min(first + script.users);
-                let keys: Vec<String> = users.clone().flat_map(keys).collect();
+                let run = script.answers_run.then(|| RUN.to_owned());
+                let keys: Vec<String> = run.into_iter().chain(users.clone().flat_map(keys)).collect();
                 let arguments: Vec<String> = users.flat_map(&arguments).collect();
                 let count = keys.len().to_string();
                 let mut command: Vec<&[u8]> = vec![b"EVALSHA", script.hash.as_bytes(), count.as_bytes()];

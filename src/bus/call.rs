@@ -4,10 +4,15 @@
 //! they may be answered in any order; the bus sees to it that at most one directory call of a user is.
 //!
 //! # The directory
-//! The truth about a user is a hash of the nodes that hold the user, each with the node's incarnation, the number of the
-//! operation that wrote it, and a version; `user:node:<uid>`, which services read, names the newest holder. Operations
-//! of one node are numbered by (incarnation, op), which only grow: one that comes late finds a greater number and does
-//! nothing. The version of a user grows with every change of the hash.
+//! The truth about a user is a hash of the nodes that hold the user, each with the node's incarnation and the number of
+//! the operation that wrote it; `user:node:<uid>`, which services read, names the newest holder. Operations of one node
+//! are numbered by (incarnation, op), which only grow: one that comes late finds a greater number and does nothing.
+//!
+//! # Runs
+//! Redis can lose what was written: it is emptied, it restarts from an old file, a replica takes over that lacks the
+//! newest writes. A *run* is the time between two such losses. A marker in Redis, random and with the time when it was
+//! written, is written when it is missing or when the replication id beside it is not the server's; it comes with every
+//! answer of the directory ([`Run`]). Who sees another run enters its users again, and then itself in the registry.
 
 use bytes::Bytes;
 use compact_str::CompactString;
@@ -29,14 +34,36 @@ pub struct Holder {
     pub node: NodeId,
     /// Its life.
     pub incarnation: Incarnation,
+    /// The number of the operation that registered the user there last.
+    pub op: u64,
 }
+
+/// The run of Redis that an answer comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Run {
+    /// Changes when Redis has lost data; numbered by the rim, from 1 on, for this process alone.
+    pub id: u64,
+    /// The run began less than 3 s ago, by Redis' clock: nodes may not have entered their users again yet.
+    pub is_young: bool,
+}
+
+/// The version of the protocol that nodes speak over their links, and of their keys in Redis. A node of another version
+/// is treated as a foreign node.
+pub const LINK_VERSION: u16 = 2;
+
+/// What nodes of one [`LINK_VERSION`] may support beyond it, one bit each; none yet.
+pub const CAPABILITIES: u32 = 0;
 
 /// One call to Redis.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Call {
-    /// Takes the lease of this node's id, with a new incarnation, and enters the node in the registry.
-    /// Answered [`Reply::Acquired`] or [`Reply::Held`].
-    Acquire,
+    /// Takes the lease of this node's id, with an incarnation greater than `after`: a new one, unless this process has
+    /// the lease with such a one already, which an earlier call took whose answer was lost. Does not enter the node in
+    /// the registry. Answered [`Reply::Acquired`] or [`Reply::Held`].
+    Acquire {
+        /// This process' life so far; 0: none yet.
+        after: Incarnation,
+    },
     /// Renews the lease (10 s) and `node:connections:<id>`. Takes a lease that has lapsed, unless this incarnation was
     /// declared dead or another has it. Answered [`Reply::Lease`].
     RenewLease {
@@ -44,6 +71,9 @@ pub enum Call {
         incarnation: Incarnation,
         /// Open connections of this node, all shards.
         connections: u64,
+        /// The [`Run::id`] under which all users of this node are in the directory, if they are: with it the node is
+        /// entered in the registry, unless the run has ended since.
+        entered_run: Option<u64>,
     },
     /// Gives up the lease, the registry's entry and the counter, if they are still this incarnation's. Answered
     /// [`Reply::Done`].
@@ -88,7 +118,8 @@ pub enum Call {
         user: CompactString,
     },
     /// Renews the TTL (3600 s) of users that this node holds, and puts back, silently, what is missing or was
-    /// overwritten (`user:node:<uid>` that names a node which is not among the holders). Answered [`Reply::Renewed`].
+    /// overwritten (`user:node:<uid>` that names a node which is not among the holders). What a later operation of this
+    /// node has written stays. Answered [`Reply::Renewed`].
     Renew {
         /// Ours.
         incarnation: Incarnation,
@@ -98,12 +129,14 @@ pub enum Call {
     /// Who is there: the registry with its leases, and, from `PUBSUB CHANNELS node:*`, foreign nodes. Answered
     /// [`Reply::Looked`].
     Look,
-    /// Declares a node dead if its lease is still missing. Answered [`Reply::Declared`].
+    /// Declares a life of a node dead if its lease is still missing. Answered [`Reply::Declared`].
     DeclareDead {
         /// The node.
         node: NodeId,
         /// Its life.
         incarnation: Incarnation,
+        /// Although it has a lease: this life was declared dead before, and Redis has lost that.
+        again: bool,
     },
     /// Takes all users of a dead life of a node off the directory, with their events, and then its buckets, counter and
     /// registry entry (if that names this life). Runs as long as it takes; one node at a time does it (a claim that
@@ -160,21 +193,25 @@ pub enum Reply {
     Lease(LeaseState),
     /// The user is registered.
     Registered {
-        /// The user's version after it.
-        version: u64,
         /// The other holders, the oldest first; dead ones may be among them.
         others: Vec<Holder>,
+        /// The run of Redis.
+        run: Run,
     },
-    /// A later operation of this node came first, so this one did nothing.
+    /// A later operation of this node came first, so this one did nothing: this life was reaped.
     Superseded,
     /// The user is no longer held by us (also if it was not before).
     Unregistered,
     /// Where the user is.
     Located(Location),
-    /// How many of the users had to be put back.
+    /// The users' entries are there.
     Renewed {
-        /// Their number.
-        restored: u64,
+        /// Those that had to be put back, by their places in the call, each with the user's other holders.
+        restored: Vec<(usize, Vec<Holder>)>,
+        /// Those that a later operation has taken off, by their places in the call: this life was reaped.
+        superseded: Vec<usize>,
+        /// The run of Redis.
+        run: Run,
     },
     /// Who is there.
     Looked {
@@ -182,6 +219,8 @@ pub enum Reply {
         nodes: Vec<Seen>,
         /// Nodes that subscribe `node:<id>` and are not in the registry.
         foreign: Vec<NodeId>,
+        /// The run of Redis.
+        run: Run,
     },
     /// Whether it is dead now, by this call or an earlier one.
     Declared(bool),
@@ -208,12 +247,12 @@ pub enum LeaseState {
 /// Where a user is.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Location {
-    /// The user's version; 0 when nobody of our kind holds the user.
-    pub version: u64,
-    /// The holders of our kind, the oldest first: that one is the user's primary, who decides the order.
+    /// The holders of our kind, the oldest first.
     pub holders: Vec<Holder>,
     /// What `user:node:<uid>` names, if that is none of the holders: a foreign node, or nothing.
     pub foreign: Option<NodeId>,
+    /// The run of Redis.
+    pub run: Run,
 }
 
 /// A node in the registry.
@@ -225,4 +264,10 @@ pub struct Seen {
     pub incarnation: Incarnation,
     /// Whether that life's lease is there.
     pub has_lease: bool,
+    /// Whether it was entered in this run of Redis; else its users may be missing in the directory.
+    pub is_entered: bool,
+    /// Its [`LINK_VERSION`].
+    pub version: u16,
+    /// Its [`CAPABILITIES`].
+    pub capabilities: u32,
 }

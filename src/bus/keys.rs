@@ -1,10 +1,12 @@
 //! Every key and channel in Redis. Pure.
 //!
-//! The contract's names are read by services, and hold the bare id of a user or a node. Ours begin with `rm:`. On a
-//! Redis Cluster a script may touch keys of one slot only, so:
-//! - `rm:{TAG}:loc:<user>` carries a tag, a number, whose slot is that of `user:node:<user>`, whatever braces the user id
+//! The contract's names are read by services, and hold the bare id of a user or a node. Ours begin with `rm2:`, after
+//! the version of the protocol between nodes ([`super::call::LINK_VERSION`]): nodes of another version have keys of their
+//! own, and meet us as foreign nodes. On a Redis Cluster a script may touch keys of one slot only, so:
+//! - `rm2:{TAG}:loc:<user>` carries a tag, a number, whose slot is that of `user:node:<user>`, whatever braces the user id
 //!   holds; [`Tags`] has one for each slot, and every node must have the same;
-//! - what belongs to a node carries `{n:<node>}`, which is safe since a node id holds no brace ([`is_node_id`]).
+//! - what belongs to a node carries `{n:<node>}`, which is safe since a node id holds no brace ([`is_node_id`]);
+//! - the run's marker is there once for each slot of users, beside that of the registry ([`RUN`], [`Tags::run`]).
 
 use std::fmt::Write;
 
@@ -19,8 +21,13 @@ pub const SLOTS: usize = 16384;
 /// registration writes is on one master of a cluster, but for the few slots beside a border between two of them.
 pub const BUCKETS: usize = 64;
 
-/// The registry of our nodes: a hash, id -> incarnation.
-pub const REGISTRY: &str = "rm:{nodes}:all";
+/// The registry of our nodes: a hash, id -> `incarnation:marker:version:capabilities`; the marker is that of the run in
+/// which all users of the node were entered.
+pub const REGISTRY: &str = "rm2:{nodes}:all";
+
+/// The marker of the run, in the registry's slot: `created:text:replication id`, created in µs. On one server the only
+/// one; on a cluster there is one for each slot of users, too ([`Tags::run`]).
+pub const RUN: &str = "rm2:{nodes}:run";
 
 /// The contract's channel of online and offline.
 pub const USER_EVENTS: &str = "user:events";
@@ -45,37 +52,37 @@ pub fn node_channel(node: &str) -> String {
 
 /// The channel of envelopes to one of our nodes.
 pub fn link(node: &str) -> String {
-    format!("rm:{{n:{node}}}:link")
+    format!("rm2:{{n:{node}}}:link")
 }
 
-/// `incarnation:token` of the process that has the id, as long as it renews it.
+/// `incarnation:token:version:capabilities` of the process that has the id, as long as it renews it.
 pub fn lease(node: &str) -> String {
-    format!("rm:{{n:{node}}}:lease")
+    format!("rm2:{{n:{node}}}:lease")
 }
 
 /// The last incarnation given out under the id.
 pub fn last(node: &str) -> String {
-    format!("rm:{{n:{node}}}:last")
+    format!("rm2:{{n:{node}}}:last")
 }
 
 /// The set of incarnations whose users may still be in the directory.
 pub fn lives(node: &str) -> String {
-    format!("rm:{{n:{node}}}:lives")
+    format!("rm2:{{n:{node}}}:lives")
 }
 
 /// How long the slowest of the node's last probes took through Redis, in µs.
 pub fn lag(node: &str) -> String {
-    format!("rm:{{n:{node}}}:lag")
+    format!("rm2:{{n:{node}}}:lag")
 }
 
 /// There when this life was declared dead.
 pub fn dead(node: &str, incarnation: Incarnation) -> String {
-    format!("rm:{{n:{node}}}:dead:{incarnation}")
+    format!("rm2:{{n:{node}}}:dead:{incarnation}")
 }
 
 /// Who takes a dead life's users off the directory.
 pub fn claim(node: &str, incarnation: Incarnation) -> String {
-    format!("rm:{{n:{node}}}:reap:{incarnation}")
+    format!("rm2:{{n:{node}}}:reap:{incarnation}")
 }
 
 /// The bucket of a user whose keys have this slot.
@@ -128,19 +135,24 @@ impl Tags {
         let named = user_node(user);
         let slot = slot(named.as_bytes());
         let mut holders = String::with_capacity(user.len() + 20);
-        let _ = write!(holders, "rm:{{{}}}:loc:{user}", self.of_slot[usize::from(slot)]);
+        let _ = write!(holders, "rm2:{{{}}}:loc:{user}", self.of_slot[usize::from(slot)]);
         UserKeys { named, holders, slot }
     }
 
     /// The users of one bucket of one life: a hash, user -> number of the operation that listed the user.
     pub fn bucket(&self, node: &str, incarnation: Incarnation, bucket: usize) -> String {
         let middle = (2 * bucket + 1) * (SLOTS / BUCKETS) / 2;
-        format!("rm:{{{}}}:users:{node}:{incarnation}", self.of_slot[middle])
+        format!("rm2:{{{}}}:users:{node}:{incarnation}", self.of_slot[middle])
+    }
+
+    /// The marker of the run, for the users of a slot of a cluster.
+    pub fn run(&self, slot: u16) -> String {
+        format!("rm2:{{{}}}:run", self.of_slot[usize::from(slot)])
     }
 
     /// A channel of that slot for somebody's own probes.
     pub fn probe(&self, slot: u16, token: u64) -> String {
-        format!("rm:{{{}}}:probe:{token:016x}", self.of_slot[usize::from(slot)])
+        format!("rm2:{{{}}}:probe:{token:016x}", self.of_slot[usize::from(slot)])
     }
 }
 
@@ -220,6 +232,7 @@ mod tests {
             let tag = tags.of_slot[slot_number].to_string();
             assert_eq!(usize::from(slot(tag.as_bytes())), slot_number);
             assert_eq!(usize::from(slot(tags.probe(slot_number as u16, 7).as_bytes())), slot_number);
+            assert_eq!(usize::from(slot(tags.run(slot_number as u16).as_bytes())), slot_number);
         }
     }
 
@@ -229,6 +242,7 @@ mod tests {
         let all = [lease("a-1"), last("a-1"), lives("a-1"), dead("a-1", 7), claim("a-1", 7), link("a-1"), lag("a-1")];
         let all = all.map(slot);
         assert_eq!(all, [all[0]; 7]);
+        assert_eq!(slot(REGISTRY.to_owned()), slot(RUN.to_owned()));
         assert!(is_node_id("node-1.eu_west") && !is_node_id("a:b") && !is_node_id("a{b}") && !is_node_id(""));
     }
 

@@ -3,7 +3,12 @@
 //!
 //! Items are gathered into segments, each published as one envelope. A link that is idle sends at once. While a publish
 //! is on its way to Redis, further items gather, for up to a millisecond; on a busy link they gather for the millisecond
-//! also when Redis has answered, since an envelope costs as much as dozens of items. A receiver takes segments in order and throws away what it has had already, and what comes after a gap.
+//! also when Redis has answered, since an envelope costs as much as dozens of items. A receiver takes segments in order
+//! and throws away what it has had already, and what comes after a gap.
+//!
+//! An acknowledgement of a link says that the peer has taken an item in. That a unicast has reached its user is said by
+//! items of their own ([`Kind::Settled`]): with one acknowledgement for both, a node that waits for another's push would
+//! hold up the acknowledgement of that push's own link.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -33,7 +38,11 @@ const ACK_ENVELOPES_MAX: u32 = 16;
 /// How long an acknowledgement may take before everything since is sent again; doubled each time.
 const RESEND_AFTER: Duration = Duration::from_millis(250);
 const RESEND_AFTER_MAX: Duration = Duration::from_secs(2);
-const _: () = assert!(ACK_DELAY.as_millis() * 4 < RESEND_AFTER.as_millis());
+/// The same where the items only settle others.
+const LAZY_ACK_DELAY: Duration = Duration::from_millis(100);
+const _: () = assert!(LAZY_ACK_DELAY.as_millis() * 2 < RESEND_AFTER.as_millis());
+/// Ranges in one item.
+const RANGES_MAX: usize = 256;
 /// A receiver that sees a gap says so with each envelope; the sender goes back for it once in so long.
 const GO_BACK_EVERY: Duration = Duration::from_millis(20);
 
@@ -52,13 +61,13 @@ pub enum Accept {
 /// Our end of a link, both directions.
 #[derive(Debug)]
 pub struct Link {
-    from: NodeId,
-    from_incarnation: Incarnation,
-    to_incarnation: Incarnation,
+    ends: Ends,
 
     /// Space for a header, and the items that gather behind it.
     gathering: BytesMut,
     gathered: u32,
+    /// Of these: items that only settle others.
+    gathered_lazy: u32,
     /// The number of the next item; they count from 1.
     next_seq: u64,
     /// What was gathered and is not acknowledged, in order.
@@ -85,6 +94,24 @@ pub struct Link {
     ack_at: Option<Micros>,
     ack_envelopes: u32,
     gap: bool,
+    gaps: u64,
+    /// Unicasts of the peer that have settled, which it was not told yet: ranges of their numbers, as they came.
+    settled: Vec<(u64, u64)>,
+    /// When the peer is to be told of them at the latest.
+    settle_at: Option<Micros>,
+}
+
+/// Who speaks over a link with whom.
+#[derive(Clone, Debug)]
+pub struct Ends {
+    /// This node.
+    pub from: NodeId,
+    /// Its process: its first incarnation.
+    pub from_process: Incarnation,
+    /// Its life.
+    pub from_incarnation: Incarnation,
+    /// The peer's life; 0 while it is not known.
+    pub to_incarnation: Incarnation,
 }
 
 #[derive(Debug)]
@@ -95,14 +122,13 @@ struct Segment {
 }
 
 impl Link {
-    /// A link on which nothing was sent yet. `to_incarnation` is 0 while the peer's life is not known.
-    pub fn new(from: NodeId, from_incarnation: Incarnation, to_incarnation: Incarnation) -> Self {
+    /// A link on which nothing was sent yet.
+    pub fn new(ends: Ends) -> Self {
         let mut link = Self {
-            from,
-            from_incarnation,
-            to_incarnation,
+            ends,
             gathering: BytesMut::new(),
             gathered: 0,
+            gathered_lazy: 0,
             next_seq: 1,
             segments: VecDeque::new(),
             next_segment: 0,
@@ -120,14 +146,12 @@ impl Link {
             ack_at: None,
             ack_envelopes: 0,
             gap: false,
+            gaps: 0,
+            settled: Vec::new(),
+            settle_at: None,
         };
         link.begin_segment();
         link
-    }
-
-    /// Which life of the peer it leads to.
-    pub fn to_incarnation(&self) -> Incarnation {
-        self.to_incarnation
     }
 
     /// Bytes that the peer has not acknowledged.
@@ -140,9 +164,9 @@ impl Link {
         std::mem::take(&mut self.resent)
     }
 
-    /// The number of the item pushed last.
-    pub fn last_seq(&self) -> u64 {
-        self.next_seq - 1
+    /// How many envelopes came after a gap, since this was asked last.
+    pub fn take_gaps(&mut self) -> u64 {
+        std::mem::take(&mut self.gaps)
     }
 
     /// Whether the peer has handled the item of this number and all before it.
@@ -152,13 +176,8 @@ impl Link {
         seq < first_unacked
     }
 
-    /// Adds an item that belongs to no stream; its number.
-    pub fn push(&mut self, kind: Kind, flags: u8, user: &str, number: u64, frame: &[u8]) -> u64 {
-        self.push_item(&Draft::plain(kind, flags, user, number, frame))
-    }
-
     /// Adds an item; its number.
-    pub fn push_item(&mut self, item: &Draft<'_>) -> u64 {
+    pub fn push(&mut self, item: &Draft<'_>) -> u64 {
         if self.gathering.len() + item.frame.len() > SEGMENT_BYTES_MAX && self.gathered > 0 {
             self.seal();
         }
@@ -166,8 +185,34 @@ impl Link {
         wire::write_item(item, &mut self.gathering);
         self.unacked_bytes += self.gathering.len() - before;
         self.gathered += 1;
+        self.gathered_lazy += u32::from(item.kind == Kind::Settled);
         self.next_seq += 1;
         self.next_seq - 1
+    }
+
+    /// A unicast of the peer has reached its user. It is told with the next envelope, or soon.
+    pub fn settle(&mut self, now: Micros, seq: u64) {
+        match self.settled.last_mut() {
+            Some((_, last)) if *last + 1 == seq => *last = seq,
+            _ => self.settled.push((seq, seq)),
+        }
+        self.settle_at.get_or_insert(now.after(ACK_DELAY));
+    }
+
+    /// Tells the peer what has settled, before what is pushed next.
+    pub fn push_settled(&mut self) {
+        self.settle_at = None;
+        let settled = std::mem::take(&mut self.settled);
+        self.push_ranges(Kind::Settled, &settled);
+    }
+
+    /// Adds items of numbers of the peer's items: ranges of them, first and last.
+    pub fn push_ranges(&mut self, kind: Kind, ranges: &[(u64, u64)]) {
+        for ranges in ranges.chunks(RANGES_MAX) {
+            let numbers = ranges.iter().flat_map(|(first, last)| [first, last]);
+            let frame: Vec<u8> = numbers.flat_map(|number| number.to_le_bytes()).collect();
+            self.push(&Draft { frame: &frame, ..Draft::of(kind, 0) });
+        }
     }
 
     /// The next envelope to publish, if one should go now. Asked again until there is none.
@@ -178,8 +223,13 @@ impl Link {
         }
         let has_window = self.published_bytes < WINDOW_BYTES;
         let gathers = self.publishing > 0 || self.density > BUSY_DENSITY;
-        let waits = gathers && now.since(self.published_at) < FLUSH_WINDOW;
-        if self.next_segment == self.segments.len() && self.gathered > 0 && has_window && !waits {
+        // An acknowledgement costs an envelope anyway: what is gathered goes along.
+        let must_go = [self.ack_at, self.settle_at].into_iter().flatten().any(|at| now >= at);
+        let waits = !must_go && gathers && now.since(self.published_at) < FLUSH_WINDOW;
+        if self.next_segment == self.segments.len() && has_window && !waits {
+            if self.gathered > 0 || must_go {
+                self.push_settled();
+            }
             self.seal();
         }
         if has_window && let Some(segment) = self.segments.get(self.next_segment) {
@@ -191,7 +241,7 @@ impl Link {
             return Some(envelope);
         }
         if self.ack_at.is_some_and(|at| now >= at) {
-            let mut envelope = vec![0; wire::header_bytes(&self.from)];
+            let mut envelope = vec![0; wire::header_bytes(&self.ends.from)];
             wire::write_header(&self.header(self.next_seq, 0), &mut envelope);
             self.says_ack();
             self.publishes(now, 0);
@@ -204,7 +254,8 @@ impl Link {
     pub fn due(&self) -> Option<Micros> {
         let flush =
             (self.gathered > 0 && self.published_bytes < WINDOW_BYTES).then(|| self.published_at.after(FLUSH_WINDOW));
-        [flush, self.resend_at, self.ack_at].into_iter().flatten().min()
+        let settle = self.settle_at.filter(|_| self.published_bytes < WINDOW_BYTES);
+        [flush, self.resend_at, self.ack_at, settle].into_iter().flatten().min()
     }
 
     /// Redis has answered a publish.
@@ -226,7 +277,7 @@ impl Link {
             && oldest.first_seq + u64::from(oldest.count) <= ack.saturating_add(1)
         {
             let Some(done) = self.segments.pop_front() else { break };
-            let bytes = done.envelope.len() - wire::header_bytes(&self.from);
+            let bytes = done.envelope.len() - wire::header_bytes(&self.ends.from);
             self.unacked_bytes -= bytes;
             // What is to be sent again may be acknowledged before it was.
             if self.next_segment > 0 {
@@ -255,11 +306,13 @@ impl Link {
             return Accept::Nothing;
         }
         let end = header.first_seq.saturating_add(u64::from(header.count));
-        self.ack_envelopes += 1;
-        let due = if self.ack_envelopes >= ACK_ENVELOPES_MAX { now } else { now.after(ACK_DELAY) };
+        self.ack_envelopes += u32::from(!header.lazy);
+        let delay = if header.lazy { LAZY_ACK_DELAY } else { ACK_DELAY };
+        let due = if self.ack_envelopes >= ACK_ENVELOPES_MAX { now } else { now.after(delay) };
         self.ack_at = Some(self.ack_at.map_or(due, |at| at.min(due)));
         if header.first_seq > self.accepted + 1 {
             self.gap = true;
+            self.gaps += 1;
             self.ack_at = Some(now);
             return Accept::Nothing;
         }
@@ -277,31 +330,36 @@ impl Link {
         self.ack_at = Some(now);
     }
 
-    /// The next item that was taken in has been handled; its number.
-    pub fn handled(&mut self) -> u64 {
-        self.handled += 1;
-        self.handled
+    /// The number of the item that is handled next.
+    pub fn handling(&self) -> u64 {
+        self.handled + 1
     }
 
-    /// Ends the link: the items that the peer has not acknowledged, with their numbers, in order.
-    pub fn into_unacked(mut self) -> Vec<(u64, Item)> {
+    /// The next item that was taken in has been handled.
+    pub fn handled(&mut self) {
+        self.handled += 1;
+    }
+
+    /// Ends the link: the items of this kind that the peer has not acknowledged, in order.
+    pub fn into_unacked(mut self, kind: Kind) -> Vec<Item> {
         self.seal();
-        let header_bytes = wire::header_bytes(&self.from);
+        let header_bytes = wire::header_bytes(&self.ends.from);
         let mut unacked = Vec::new();
         for segment in self.segments {
             let mut items = segment.envelope.slice(header_bytes..);
-            let mut seq = segment.first_seq;
             while let Some(item) = wire::take_item(&mut items) {
-                unacked.push((seq, item));
-                seq += 1;
+                if item.kind == Some(kind) {
+                    unacked.push(item);
+                }
             }
         }
         unacked
     }
 
     fn begin_segment(&mut self) {
-        self.gathering.resize(wire::header_bytes(&self.from), 0);
+        self.gathering.resize(wire::header_bytes(&self.ends.from), 0);
         self.gathered = 0;
+        self.gathered_lazy = 0;
     }
 
     fn seal(&mut self) {
@@ -310,7 +368,7 @@ impl Link {
         }
         let first_seq = self.next_seq - u64::from(self.gathered);
         let header = self.header(first_seq, self.gathered);
-        let header_bytes = wire::header_bytes(&self.from);
+        let header_bytes = wire::header_bytes(&self.ends.from);
         wire::write_header(&header, &mut self.gathering[..header_bytes]);
         let envelope = self.gathering.split().freeze();
         self.segments.push_back(Segment { first_seq, count: self.gathered, envelope });
@@ -319,12 +377,15 @@ impl Link {
     }
 
     fn header(&self, first_seq: u64, count: u32) -> Header {
+        let Ends { from, from_process, from_incarnation, to_incarnation } = self.ends.clone();
         Header {
-            from: self.from.clone(),
-            from_incarnation: self.from_incarnation,
-            to_incarnation: self.to_incarnation,
+            from,
+            from_process,
+            from_incarnation,
+            to_incarnation,
             ack: self.handled,
             gap: self.gap,
+            lazy: count > 0 && self.gathered_lazy == count,
             first_seq,
             count,
         }

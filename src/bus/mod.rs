@@ -5,8 +5,8 @@
 //! - [`wire`]: envelopes from node to node as bytes; [`link`]: nothing lost on the way, nothing twice
 //! - [`status`]: how it stands with the bus, for the shards
 //! - [`contract`]: the JSON that services and foreign nodes speak
-//! - [`state`]: the bus itself; its parts are `held`, `routes`, `deliver`, `streams`, `peers`, `inbound` and
-//!   `members`
+//! - [`state`]: the bus itself; its parts are `directory`, `routes`, `deliveries`, `peers` and `members`, and what happens
+//!   stands in `outgoing`, `relay`, `holding`, `incoming` and `renewal`
 //! - [`keys`]: the names of keys and channels
 //! - [`survey`]: what can be read about a cluster from outside
 //!
@@ -25,14 +25,21 @@ pub mod survey;
 pub mod thread;
 pub mod wire;
 
-mod deliver;
-mod held;
+mod deliveries;
+mod directory;
+mod holding;
 mod inbound;
+mod incoming;
+mod later;
+mod lives;
 mod members;
+mod message;
+mod outgoing;
 mod peers;
+mod relay;
+mod renewal;
 mod routes;
 mod scripts;
-mod streams;
 mod table;
 
 pub use members::LEASE;

@@ -1,358 +1,580 @@
-//! Other nodes of our kind, and the links to them.
+//! Other nodes of our kind, and the links to them: their lives, what is on its way to them, what has come from them.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
+use ahash::RandomState;
 use bytes::Bytes;
 
-use crate::hub::bus::{FromBus, Stamp};
-use crate::hub::envelope::UserKey;
 use crate::time::Micros;
 
-use super::call::{Call, Incarnation, NodeId, Reply};
-use super::contract;
-use super::held::Held;
-use super::link::Link;
-use super::routes::RouteState;
-use super::state::{Asked, AtHome, Bus, Effects, ORIGIN_SELF, Parcel, PendingAnswer, Purpose};
-use super::streams::Begin;
-use super::table::UserTable;
-use super::wire::{self, Draft, FORWARDED, Item, Kind, ONLY, RELAYED, SENDER_HOLDS};
+use super::call::{Holder, Incarnation, NodeId};
+use super::inbound::Inbound;
+use super::link::{Accept, Ends, Link};
+use super::lives::{Heard, Meeting, SeenPeer};
+use super::message::{OriginId, PeerId, Source, Stamp, Target};
+use super::wire::{Draft, Header, Item, Kind, Origin};
+
+/// How often messages look for another relay while what is published for theirs reaches nobody.
+const GO_AROUND_EVERY: Duration = Duration::from_millis(250);
+
+/// This node among the peers: of messages that an earlier process of it has sent.
+const OWN: PeerId = PeerId(u32::MAX);
+
+/// All other nodes that were heard of.
+#[derive(Debug)]
+pub(super) struct Peers {
+    node: NodeId,
+    /// This process: its first life; 0 before it has one.
+    process: Incarnation,
+    /// Its present life.
+    life: Incarnation,
+    all: Vec<Peer>,
+    index: HashMap<NodeId, PeerId, RandomState>,
+    origins: HashMap<(PeerId, Incarnation), OriginId, RandomState>,
+    /// The same by their places.
+    origin_names: Vec<(PeerId, Incarnation)>,
+    /// The number of this process' last broadcast.
+    broadcast_place: u64,
+}
 
 /// Another node of our kind.
 #[derive(Debug)]
 pub(super) struct Peer {
-    pub(super) node: NodeId,
+    node: NodeId,
     /// Its life, as far as is known; 0: not at all.
-    pub(super) life: Incarnation,
+    life: Incarnation,
     /// That life and all before it are over.
-    pub(super) dead: Incarnation,
+    dead: Incarnation,
     /// It takes broadcasts.
-    pub(super) is_live: bool,
-    /// Nobody listened on its channel when we published there last: its process is gone, or cut off from Redis.
-    pub(super) is_unreachable: bool,
-    pub(super) link: Link,
-    /// What has come and waits for room in a shard.
-    pub(super) inbound: VecDeque<(Bytes, u32)>,
-    /// The first item of it.
-    pub(super) waiting: Option<Item>,
-    pub(super) inbound_bytes: usize,
-    /// Looks, one after the other, that saw no lease; when the last one was.
-    pub(super) looks_without_lease: u32,
-    pub(super) missed_at: Micros,
-    /// Looks, one after the other, that did not see it at all.
-    pub(super) looks_without_it: u32,
+    is_live: bool,
+    /// Its process; 0 until it has sent something.
+    process: Incarnation,
+    /// Messages of that process.
+    origin: OriginId,
+    /// Since when what was published for it has reached nobody: it is gone, or cut off from Redis.
+    unheard_since: Option<Micros>,
+    /// When its users' messages looked for another relay last, because it is not heard.
+    went_around_at: Micros,
+    link: Link,
+    /// Grows with each link that begins anew.
+    link_number: u32,
+    inbound: Inbound,
+    /// Unicasts of this node's users that the peer has not answered, by their numbers on the link.
+    in_flight: VecDeque<InFlight>,
+    /// Pushes that the peer has not acknowledged, by their numbers on the link, with their receipts.
+    pushes: VecDeque<(u64, u64)>,
+    /// The last broadcast of its process that came.
+    last_broadcast: u64,
     /// The number of our hello, while we wait for its acknowledgement.
-    pub(super) hello: Option<u64>,
+    hello: Option<u64>,
+    /// What looks at the registry have seen of it.
+    pub(super) seen: SeenPeer,
 }
 
-impl Bus {
-    /// The place of a node in the list of peers.
-    pub(super) fn peer(&mut self, node: &NodeId) -> u32 {
-        if let Some(&known) = self.peer_index.get(node) {
+/// A message to a user that a peer has not answered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InFlight {
+    seq: u64,
+    /// The slot of the user's route; `None` once it is answered.
+    pub(super) route: Option<usize>,
+    pub(super) place: u64,
+}
+
+/// What was on its way over a link that has ended.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    pub(super) in_flight: Vec<InFlight>,
+    /// Receipts of pushes.
+    pub(super) pushes: Vec<u64>,
+    broadcasts: Vec<Item>,
+}
+
+impl Peers {
+    pub(super) fn new(node: NodeId, hasher: &RandomState) -> Self {
+        Self {
+            node,
+            process: 0,
+            life: 0,
+            all: Vec::new(),
+            index: HashMap::with_hasher(hasher.clone()),
+            origins: HashMap::with_hasher(hasher.clone()),
+            origin_names: Vec::new(),
+            broadcast_place: 0,
+        }
+    }
+
+    /// The place of a node among the peers.
+    pub(super) fn id(&mut self, node: &NodeId) -> PeerId {
+        if let Some(&known) = self.index.get(node) {
             return known;
         }
-        let at = self.peers.len() as u32;
-        self.peers.push(Peer {
+        let id = PeerId(self.all.len() as u32);
+        self.all.push(Peer {
             node: node.clone(),
             life: 0,
             dead: 0,
             is_live: false,
-            is_unreachable: false,
-            link: Link::new(self.config.node_id.clone(), self.members.incarnation, 0),
-            inbound: VecDeque::new(),
-            waiting: None,
-            inbound_bytes: 0,
-            looks_without_lease: 0,
-            missed_at: Micros::default(),
-            looks_without_it: 0,
+            process: 0,
+            origin: OriginId::SELF,
+            unheard_since: None,
+            went_around_at: Micros::default(),
+            link: Link::new(self.ends(0)),
+            link_number: 0,
+            inbound: Inbound::default(),
+            in_flight: VecDeque::new(),
+            pushes: VecDeque::new(),
+            last_broadcast: 0,
             hello: None,
+            seen: SeenPeer::default(),
         });
-        self.peer_index.insert(node.clone(), at);
-        at
+        self.index.insert(node.clone(), id);
+        id
     }
 
-    /// A life of a peer has been seen; a later one than before ends that.
-    pub(super) fn met(&mut self, at: u32, life: Incarnation, fx: &mut dyn Effects) {
-        let peer = &self.peers[at as usize];
-        if life <= peer.dead || life < peer.life || (life == peer.life && peer.is_live) {
-            return;
+    fn ends(&self, to_incarnation: Incarnation) -> Ends {
+        Ends { from: self.node.clone(), from_process: self.process, from_incarnation: self.life, to_incarnation }
+    }
+
+    fn get(&self, id: PeerId) -> &Peer {
+        &self.all[id.0 as usize]
+    }
+
+    pub(super) fn get_mut(&mut self, id: PeerId) -> &mut Peer {
+        &mut self.all[id.0 as usize]
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = PeerId> + use<> {
+        (0..self.all.len() as u32).map(PeerId)
+    }
+
+    /// Peers that live, as far as is known.
+    pub(super) fn live(&self) -> impl Iterator<Item = PeerId> {
+        self.ids().filter(|&id| self.get(id).is_live)
+    }
+
+    /// Whether a node is one of our kind that lives. What listens under the name of one that has ended may be of another
+    /// kind.
+    pub(super) fn is_present_node(&self, node: &NodeId) -> bool {
+        self.index.get(node).is_some_and(|&id| self.is_live(id))
+    }
+
+    /// The last run of Redis in which a peer was in the registry.
+    pub(super) fn entered_run(&self, id: PeerId) -> Option<u64> {
+        self.get(id).seen.entered_run
+    }
+
+    pub(super) fn node(&self, id: PeerId) -> &NodeId {
+        &self.get(id).node
+    }
+
+    pub(super) fn life(&self, id: PeerId) -> Incarnation {
+        self.get(id).life
+    }
+
+    pub(super) fn is_live(&self, id: PeerId) -> bool {
+        self.get(id).is_live
+    }
+
+    pub(super) fn was_declared_dead(&self, id: PeerId, life: Incarnation) -> bool {
+        life <= self.get(id).dead
+    }
+
+    /// Whether this life of a peer is its present one and goes on, as far as is known.
+    pub(super) fn is_present(&self, id: PeerId, life: Incarnation) -> bool {
+        let peer = self.get(id);
+        peer.life == life && peer.dead < life
+    }
+
+    /// The peer that a holder is, if its life may go on. Not for this node itself.
+    pub(super) fn usable(&mut self, holder: &Holder) -> Option<Target> {
+        let id = self.id(&holder.node);
+        let peer = self.get(id);
+        let goes_on = holder.incarnation > peer.dead && holder.incarnation >= peer.life;
+        goes_on.then_some(Target { peer: id, life: holder.incarnation, op: holder.op })
+    }
+
+    /// Since when what is published for the peer has reached nobody.
+    pub(super) fn unheard_since(&self, id: PeerId) -> Option<Micros> {
+        self.get(id).unheard_since
+    }
+
+    /// What a publish for the peer has found.
+    pub(super) fn published(&mut self, now: Micros, id: PeerId, receivers: Option<u64>) -> Heard {
+        let peer = self.get_mut(id);
+        peer.link.published();
+        match receivers {
+            Some(0) if peer.unheard_since.is_some() => Heard::No,
+            Some(0) => {
+                peer.unheard_since = Some(now);
+                peer.went_around_at = now;
+                Heard::NoLonger
+            }
+            Some(_) => {
+                peer.unheard_since = None;
+                Heard::Yes
+            }
+            None => Heard::Yes,
+        }
+    }
+
+    /// Whether messages may look for another relay again: not with each publish that reaches nobody.
+    pub(super) fn may_go_around(&mut self, now: Micros, id: PeerId) -> bool {
+        let peer = self.get_mut(id);
+        let may = now.since(peer.went_around_at) >= GO_AROUND_EVERY;
+        if may {
+            peer.went_around_at = now;
+        }
+        may
+    }
+
+    // Lives.
+
+    /// Takes note of a life of a peer. With [`Meeting::New`] the caller ends the one before ([`Self::begin_link`]).
+    pub(super) fn meet(&mut self, id: PeerId, life: Incarnation) -> Meeting {
+        let peer = self.get_mut(id);
+        if life <= peer.dead || life < peer.life {
+            return Meeting::Past;
         }
         if life > peer.life {
-            self.end_life(at, life, fx);
+            return Meeting::New;
         }
-        let peer = &mut self.peers[at as usize];
         peer.is_live = true;
-        peer.is_unreachable = false;
-        peer.looks_without_lease = 0;
-        peer.looks_without_it = 0;
+        Meeting::Present
     }
 
-    /// A life of a peer is over.
-    pub(super) fn died(&mut self, at: u32, life: Incarnation, fx: &mut dyn Effects) {
-        let peer = &mut self.peers[at as usize];
-        if life < peer.life {
-            return;
-        }
-        peer.dead = peer.dead.max(life);
-        peer.is_live = false;
-        self.end_life(at, life, fx);
-    }
-
-    /// Begins a link to another life of a peer. What the one before it has not acknowledged finds another way.
-    fn end_life(&mut self, at: u32, life: Incarnation, fx: &mut dyn Effects) {
-        let fresh = Link::new(self.config.node_id.clone(), self.members.incarnation, life);
-        let peer = &mut self.peers[at as usize];
-        let before = peer.life;
-        let old = std::mem::replace(&mut peer.link, fresh);
+    /// Begins a link to another life of a peer, which goes on or is over; what was under way to the one before it.
+    /// Broadcasts that it has not acknowledged go to the new one.
+    pub(super) fn begin_link(&mut self, id: PeerId, life: Incarnation, is_over: bool) -> Ended {
+        let fresh = Link::new(self.ends(life));
+        let peer = self.get_mut(id);
         peer.life = life;
-        peer.inbound.clear();
-        peer.inbound_bytes = 0;
-        peer.waiting = None;
-        peer.hello = None;
-        // What was lost with it would be waited for.
-        self.sent = UserTable::default();
-        self.bouncing.retain(|(peer, _)| *peer != at);
-        self.answers.retain(|_, answer| answer.peer != at);
-        let mut users: Vec<UserKey> = Vec::new();
-        for (seq, item) in old.into_unacked() {
-            self.find_another_way(at, seq, item, &mut users, fx);
+        peer.is_live = !is_over;
+        if is_over {
+            peer.dead = peer.dead.max(life);
         }
-        // Fences and joins that this life will not answer.
-        let unanswered: Vec<u64> =
-            self.asked.iter().filter(|(_, (peer, _, _))| *peer == at).map(|(&number, _)| number).collect();
-        for number in unanswered {
-            match self.asked.remove(&number) {
-                Some((_, _, Asked::Fence(user))) => users.push(user),
-                Some((_, _, Asked::Join(user))) => self.join_or_open(&user, fx),
-                Some((_, _, Asked::Copies(_))) | None => {}
-            }
+        peer.unheard_since = None;
+        peer.seen.without_lease_since = None;
+        peer.seen.looks_without_it = 0;
+        let ended = peer.replace_link(fresh);
+        if !is_over {
+            peer.repeat_broadcasts(&ended);
         }
-        for user in users {
-            self.fence_passed(&user, at, before, None, fx);
+        ended
+    }
+
+    /// This node has a new life: all links begin anew. What was under way goes again by its users' queues.
+    pub(super) fn begin_own_life(&mut self, life: Incarnation) {
+        if self.process == 0 {
+            self.process = life;
+        }
+        self.life = life;
+        for id in self.ids() {
+            let fresh = Link::new(self.ends(self.get(id).life));
+            let peer = self.get_mut(id);
+            let ended = peer.replace_link(fresh);
+            peer.repeat_broadcasts(&ended);
         }
     }
 
-    fn find_another_way(&mut self, at: u32, seq: u64, item: Item, users: &mut Vec<UserKey>, fx: &mut dyn Effects) {
-        let stamp = self.stamp_of(ORIGIN_SELF, &item);
-        let Item { kind, flags, user, frame, .. } = item;
-        let parcel = Parcel { frame, flags: flags & SENDER_HOLDS, stamp };
-        match kind {
-            Some(Kind::Unicast) if flags & FORWARDED == 0 => {
-                self.counters.rerouted += 1;
-                let user = self.key(&user);
-                self.hold_for_fence(&user, at, seq, parcel);
-                users.push(user);
-            }
-            Some(Kind::Unicast) if flags & ONLY != 0 => {
-                let user = self.key(&user);
-                self.one_way_failed(user, parcel, None, fx);
-            }
-            // The peer's client sent it, and the peer is gone: the message follows its user all the same.
-            Some(Kind::Bounce) if flags & FORWARDED == 0 => {
-                let user = self.key(&user);
-                self.route(user, parcel, fx);
-            }
-            Some(Kind::Broadcast) if self.peers[at as usize].is_live => {
-                self.peers[at as usize].link.push(Kind::Broadcast, 0, "", 0, &parcel.frame);
-            }
-            _ => {}
-        }
+    // Items.
+
+    /// Puts an item on the link to a peer; its number there.
+    pub(super) fn push(&mut self, id: PeerId, item: &Draft<'_>) -> u64 {
+        self.get_mut(id).link.push(item)
     }
 
-    /// Our own life is another one: every link begins anew, and what was not acknowledged goes over it again.
-    pub(super) fn begin_links_anew(&mut self) {
-        for peer in &mut self.peers {
-            let fresh = Link::new(self.config.node_id.clone(), self.members.incarnation, peer.life);
-            let old = std::mem::replace(&mut peer.link, fresh);
-            for (_, item) in old.into_unacked() {
-                let is_asked =
-                    self.asked.contains_key(&item.number) && matches!(item.kind, Some(Kind::Fence | Kind::Join));
-                if let Some(item) = item.as_draft().filter(|_| !is_asked) {
-                    peer.link.push_item(&item);
-                }
-            }
-            peer.inbound.clear();
-            peer.inbound_bytes = 0;
-            peer.waiting = None;
-        }
-        // Peers forget what our earlier life has asked them.
-        for (number, (at, life, asked)) in std::mem::take(&mut self.asked) {
-            self.push_question(at, number, &asked);
-            self.asked.insert(number, (at, life, asked));
-        }
+    /// Sends a message of this node to a user's relay.
+    pub(super) fn push_unicast(&mut self, to: Target, user: &str, frame: &Bytes, route: usize, place: u64) {
+        let draft = Draft { frame, ..Draft::about(Kind::Unicast, user, to.op, place) };
+        let peer = self.get_mut(to.peer);
+        let seq = peer.link.push(&draft);
+        peer.in_flight.push_back(InFlight { seq, route: Some(route), place });
     }
 
-    /// A message of one of our clients for all users.
-    pub(super) fn broadcast_out(&mut self, frame: &Bytes, fx: &mut dyn Effects) {
-        for peer in self.peers.iter_mut().filter(|peer| peer.is_live) {
-            peer.link.push(Kind::Broadcast, 0, "", 0, frame);
-            self.counters.broadcasts_out += 1;
-        }
-        if !self.foreign.is_empty()
-            && let Some(json) = contract::write_order(None, frame)
-        {
-            for node in self.foreign.clone() {
-                self.counters.contract_out += 1;
-                self.call(Purpose::PublishContract, Call::PublishContract { node, json: json.clone() }, fx);
+    /// Pushes a message to another holder of its user; `receipt` is told when that has it.
+    pub(super) fn push_copy(&mut self, id: PeerId, user: &str, stamp: Stamp, frame: &Bytes, receipt: u64) {
+        let (node, process) = match stamp.origin {
+            OriginId::SELF => (NodeId::default(), 0),
+            OriginId(at) => {
+                let (peer, process) = self.origin_names[at as usize];
+                (if peer == OWN { self.node.clone() } else { self.node(peer).clone() }, process)
             }
-        }
-    }
-
-    /// Publishes what has gathered.
-    pub(super) fn publish(&mut self, fx: &mut dyn Effects) {
-        if !self.connected || self.members.incarnation == 0 {
-            return;
-        }
-        for at in 0..self.peers.len() {
-            loop {
-                let peer = &mut self.peers[at];
-                let Some(envelope) = peer.link.poll(self.now) else { break };
-                match wire::count(&self.config.node_id, &envelope) {
-                    0 => {}
-                    items => self.batches.push(items),
-                }
-                let call = Call::PublishLink { node: peer.node.clone(), envelope };
-                self.call(Purpose::PublishLink(at as u32), call, fx);
-            }
-            self.counters.resent += self.peers[at].link.take_resent();
-        }
-    }
-
-    pub(super) fn published(&mut self, at: u32, reply: &Reply, fx: &mut dyn Effects) {
-        let peer = &mut self.peers[at as usize];
-        peer.link.published();
-        let &Reply::Published { receivers } = reply else { return };
-        let was_unreachable = std::mem::replace(&mut peer.is_unreachable, receivers == 0);
-        if receivers > 0 || was_unreachable {
-            return;
-        }
-        // Users who come from there, most likely because it has died, don't wait for it.
-        let joins = self.asked.values().filter_map(|(peer, _, asked)| match asked {
-            Asked::Join(user) if *peer == at => Some(user.clone()),
-            _ => None,
-        });
-        for user in joins.collect::<Vec<_>>() {
-            self.join_or_open(&user, fx);
-        }
-    }
-
-    /// Says what peers wait for, once it is true.
-    pub(super) fn answer_peers(&mut self, fx: &mut dyn Effects) {
-        if self.answers.is_empty() {
-            return;
-        }
-        let mut to_home = Vec::new();
-        for (&fence, answer) in self.answers.iter_mut().filter(|(_, answer)| answer.home != AtHome::UnderWay) {
-            // What waits for earlier messages has not been handled.
-            let held = self.held.get(&answer.user).filter(|_| answer.ends_a_route);
-            let has_early = held.is_some_and(|held| !held.has_handled_all());
-            match answer.home {
-                AtHome::HeldUp if !has_early => {
-                    answer.home = AtHome::UnderWay;
-                    to_home.push((answer.user.clone(), fence));
-                }
-                AtHome::Passed if has_early => answer.home = AtHome::HeldUp,
-                _ => {}
-            }
-        }
-        for (user, fence) in to_home {
-            let home = self.home(&user);
-            fx.push(home, FromBus::Fence { fence });
-        }
-        let is_handled = |answer: &PendingAnswer| {
-            answer.home == AtHome::Passed && answer.waits.iter().all(|&number| self.is_answered(number, true))
         };
-        let done: Vec<u64> =
-            self.answers.iter().filter(|(_, answer)| is_handled(answer)).map(|(&number, _)| number).collect();
-        for number in done {
-            let Some(answer) = self.answers.remove(&number) else { continue };
-            if self.peers[answer.peer as usize].life != answer.life {
-                continue;
+        let origin = Origin { node: node.as_str(), process };
+        let draft = Draft { origin, frame, ..Draft::about(Kind::Push, user, 0, stamp.place) };
+        let peer = self.get_mut(id);
+        let seq = peer.link.push(&draft);
+        peer.pushes.push_back((seq, receipt));
+    }
+
+    /// Sends a broadcast to all peers that live; how many.
+    pub(super) fn push_broadcast(&mut self, frame: &Bytes) -> u64 {
+        self.broadcast_place += 1;
+        let draft = Draft { place: self.broadcast_place, frame, ..Draft::of(Kind::Broadcast, 0) };
+        let live = self.all.iter_mut().filter(|peer| peer.is_live);
+        live.map(|peer| peer.link.push(&draft)).count() as u64
+    }
+
+    /// The stamp of an item that came from a peer.
+    pub(super) fn stamp_of(&mut self, from: PeerId, item: &Item) -> Stamp {
+        let origin = match item.origin.node.as_str() {
+            "" => self.get(from).origin,
+            node if node == self.node && item.origin.process == self.process => OriginId::SELF,
+            node => {
+                let peer = if node == self.node { OWN } else { self.id(&item.origin.node) };
+                self.origin(peer, item.origin.process)
             }
-            for begin in answer.begins {
-                self.push_begin(answer.peer, answer.number, begin);
-            }
-            self.peers[answer.peer as usize].link.push(answer.kind, 0, "", answer.number, b"");
-        }
-    }
-
-    fn push_begin(&mut self, at: u32, join: u64, Begin { stamp, vouched_from }: Begin) {
-        let origin = self.origin_name(stamp.origin);
-        let Stamp { stream, place, .. } = stamp;
-        let draft = Draft {
-            kind: Kind::Begins,
-            flags: 0,
-            user: "",
-            number: join,
-            origin: &origin,
-            stream,
-            place,
-            frame: &vouched_from.to_le_bytes(),
         };
-        self.peers[at as usize].link.push_item(&draft);
+        Stamp { origin, place: item.place }
     }
 
-    /// Where the streams to a user who is here begin for who joins: what was before has been handed to the user's home.
-    pub(super) fn begins(&self, user: &UserKey) -> Vec<Begin> {
-        let Some(held) = self.held.get(user) else { return Vec::new() };
-        let own = self.sent.get(user).map(|sent| held.own_begin(sent.clone().next(ORIGIN_SELF)));
-        held.streams.begins().chain(own).collect()
-    }
-
-    /// A message found the user gone at the home: who joins has it, if it comes before what that peer is to be told.
-    pub(super) fn begin_not_after(&mut self, user: &UserKey, stamp: Stamp) {
-        let joins = self.answers.values_mut().filter(|answer| answer.kind == Kind::Joined && answer.user == *user);
-        joins.flat_map(|answer| &mut answer.begins).for_each(|begin| begin.not_after(stamp));
-    }
-
-    /// Asks the other holders, but for `except`, whether the copies that this node has passed on have been handled or have
-    /// come back: what to wait for.
-    pub(super) fn fence_copies(&mut self, user: &UserKey, except: u32) -> Vec<u64> {
-        if let Some(RouteState::Draining { waits, .. }) = self.routes.get(user).map(|route| &route.state) {
-            // The user has just left, and they are asked already.
-            return waits.clone();
-        }
-        let others = self.held.get(user).map_or(&[][..], Held::others).to_vec();
-        let peers = &self.peers;
-        let is_there = |&(at, life): &(u32, Incarnation)| {
-            let peer = &peers[at as usize];
-            at != except && peer.life == life && peer.dead < life && !peer.is_unreachable
-        };
-        let to: Vec<u32> = others.into_iter().filter(is_there).map(|(at, _)| at).collect();
-        to.into_iter().map(|at| self.ask_peer(at, Asked::Copies(user.clone()))).collect()
-    }
-
-    /// Whether the answer to a question has come, or will not.
-    pub(super) fn is_answered(&self, number: u64, gives_up_unreachable: bool) -> bool {
-        self.asked.get(&number).is_none_or(|&(at, life, _)| {
-            let peer = &self.peers[at as usize];
-            peer.life != life || peer.dead >= life || (gives_up_unreachable && peer.is_unreachable)
+    fn origin(&mut self, peer: PeerId, process: Incarnation) -> OriginId {
+        *self.origins.entry((peer, process)).or_insert_with(|| {
+            self.origin_names.push((peer, process));
+            OriginId(self.origin_names.len() as u32 - 1)
         })
     }
 
-    /// Answers a peer once the user's home has handled everything before, and what the answer waits for has come.
-    pub(super) fn answer_after_all_before(&mut self, answer: PendingAnswer) {
-        let fence = self.next_number();
-        self.answers.insert(fence, answer);
+    /// The source of the item of a peer that is being handled.
+    pub(super) fn source(&self, id: PeerId) -> Source {
+        let peer = self.get(id);
+        Source::Peer { peer: id, link: peer.link_number, seq: peer.link.handling() }
     }
 
-    /// Asks a peer something that it answers in its own time; the number of the question.
-    pub(super) fn ask_peer(&mut self, at: u32, asked: Asked) -> u64 {
-        let number = self.next_number();
-        self.push_question(at, number, &asked);
-        self.asked.insert(number, (at, self.peers[at as usize].life, asked));
-        number
+    /// Tells a peer that its message has reached the user.
+    pub(super) fn settle(&mut self, now: Micros, id: PeerId, link: u32, seq: u64) {
+        let peer = self.get_mut(id);
+        if peer.link_number == link {
+            peer.link.settle(now, seq);
+        }
     }
 
-    fn push_question(&mut self, at: u32, number: u64, asked: &Asked) {
-        let link = &mut self.peers[at as usize].link;
-        match asked {
-            Asked::Fence(user) => link.push(Kind::Fence, 0, &user.name, number, b""),
-            Asked::Copies(user) => link.push(Kind::Fence, RELAYED, &user.name, number, b""),
-            Asked::Join(user) => {
-                let version = self.held.get(user).map_or(0, Held::version).to_le_bytes();
-                link.push(Kind::Join, 0, &user.name, number, &version)
+    /// Tells a peer that its message has found nobody.
+    pub(super) fn give_back(&mut self, id: PeerId, link: u32, seq: u64) {
+        let peer = self.get_mut(id);
+        if peer.link_number == link {
+            peer.link.push(&Draft::of(Kind::Returned, seq));
+        }
+    }
+
+    /// Tells a peer at once what has settled, and which messages have been delivered here of those that have not; the latter by
+    /// the states of the link and their numbers. Who is about to deliver them itself need not.
+    pub(super) fn tell_settled(&mut self, id: PeerId, delivered: &[(u32, u64)]) {
+        let peer = self.get_mut(id);
+        peer.link.push_settled();
+        let mut numbers: Vec<(u64, u64)> =
+            delivered.iter().filter(|(link, _)| *link == peer.link_number).map(|&(_, seq)| (seq, seq)).collect();
+        numbers.sort_unstable();
+        peer.link.push_ranges(Kind::Delivered, &numbers);
+    }
+
+    /// Our messages that a peer says it has delivered: the ranges of their numbers.
+    pub(super) fn delivered(&self, id: PeerId, ranges: &[u8], mut each: impl FnMut(usize, u64)) {
+        let in_flight = &self.get(id).in_flight;
+        for (first, last) in numbers(ranges) {
+            let from = in_flight.partition_point(|message| message.seq < first);
+            for message in in_flight.range(from..).take_while(|message| message.seq <= last) {
+                if let Some(route) = message.route {
+                    each(route, message.place);
+                }
             }
-        };
+        }
     }
+
+    /// Our messages that a peer says have settled: the ranges of their numbers.
+    pub(super) fn settled(&mut self, id: PeerId, ranges: &[u8], mut each: impl FnMut(usize, u64)) {
+        let peer = self.get_mut(id);
+        for (first, last) in numbers(ranges) {
+            let from = peer.in_flight.partition_point(|message| message.seq < first);
+            for message in peer.in_flight.range_mut(from..) {
+                if message.seq > last {
+                    break;
+                }
+                if let Some(route) = message.route.take() {
+                    each(route, message.place);
+                }
+            }
+            peer.drop_answered();
+        }
+    }
+
+    /// One of our messages found nobody at a peer.
+    pub(super) fn returned(&mut self, id: PeerId, seq: u64) -> Option<(usize, u64)> {
+        let peer = self.get_mut(id);
+        let at = peer.in_flight.binary_search_by_key(&seq, |message| message.seq).ok()?;
+        let message = &mut peer.in_flight[at];
+        let answer = message.route.take().map(|route| (route, message.place));
+        peer.drop_answered();
+        answer
+    }
+
+    /// Slots of the routes that wait for answers of a peer; some may stand there several times.
+    pub(super) fn waiting_routes(&self, id: PeerId) -> Vec<usize> {
+        let mut routes: Vec<usize> = self.get(id).in_flight.iter().filter_map(|message| message.route).collect();
+        routes.sort_unstable();
+        routes.dedup();
+        routes
+    }
+
+    // Envelopes.
+
+    /// Takes an envelope's header in; receipts of pushes that it acknowledges. `None`: its items are not to be handled.
+    pub(super) fn accept(&mut self, now: Micros, id: PeerId, header: &Header) -> (Vec<u64>, Option<u32>) {
+        let origin = self.origin(id, header.from_process);
+        let own_life = self.life;
+        let peer = self.get_mut(id);
+        if header.from_process != peer.process {
+            peer.process = header.from_process;
+            peer.origin = origin;
+            peer.last_broadcast = 0;
+        }
+        if header.to_incarnation != own_life {
+            // It is for an earlier life of ours: any envelope of ours tells the sender so.
+            peer.link.acknowledge_at(now);
+            return (Vec::new(), None);
+        }
+        // Whoever speaks can be heard.
+        peer.unheard_since = None;
+        peer.link.acked(now, header.ack, header.gap);
+        let acked = peer.pushes.partition_point(|(seq, _)| *seq <= header.ack);
+        let receipts = peer.pushes.drain(..acked).map(|(_, receipt)| receipt).collect();
+        if header.count > 0 && peer.inbound.is_full() {
+            return (receipts, None);
+        }
+        match peer.link.accept(now, header) {
+            Accept::Items { skip } => (receipts, Some(skip)),
+            Accept::Nothing => (receipts, None),
+        }
+    }
+
+    pub(super) fn inbound(&mut self, id: PeerId) -> &mut Inbound {
+        &mut self.get_mut(id).inbound
+    }
+
+    /// An item of a link's state has been handled. Nothing, if the link has begun anew meanwhile.
+    pub(super) fn handled(&mut self, id: PeerId, link: u32) {
+        let peer = self.get_mut(id);
+        if peer.link_number == link {
+            peer.link.handled();
+        }
+    }
+
+    pub(super) fn link_number(&self, id: PeerId) -> u32 {
+        self.get(id).link_number
+    }
+
+    /// Whether a broadcast of a peer comes for the first time.
+    pub(super) fn is_new_broadcast(&mut self, id: PeerId, place: u64) -> bool {
+        let peer = self.get_mut(id);
+        let is_new = place > peer.last_broadcast;
+        peer.last_broadcast = peer.last_broadcast.max(place);
+        is_new
+    }
+
+    /// The next envelope to publish for a peer.
+    pub(super) fn poll(&mut self, now: Micros, id: PeerId) -> Option<Bytes> {
+        self.get_mut(id).link.poll(now)
+    }
+
+    /// How many items were sent again, and how many envelopes came after a gap, since this was asked last.
+    pub(super) fn take_counts(&mut self, id: PeerId) -> (u64, u64) {
+        let link = &mut self.get_mut(id).link;
+        (link.take_resent(), link.take_gaps())
+    }
+
+    /// What was published and not acknowledged may be lost.
+    pub(super) fn publish_again(&mut self) {
+        self.all.iter_mut().for_each(|peer| peer.link.publish_again());
+    }
+
+    /// When a link has something to do.
+    pub(super) fn due(&self) -> Option<Micros> {
+        self.all.iter().filter_map(|peer| peer.link.due()).min()
+    }
+
+    // Greetings.
+
+    /// Says hello to the peers that live; whether this node is in the registry.
+    pub(super) fn greet(&mut self, is_entered: bool) {
+        for peer in self.all.iter_mut().filter(|peer| peer.is_live) {
+            peer.hello = Some(peer.link.push(&Draft::of(Kind::Hello, u64::from(is_entered))));
+        }
+    }
+
+    /// Whether all that can be reached have acknowledged it.
+    pub(super) fn have_been_greeted(&self) -> bool {
+        let knows = |peer: &Peer| {
+            !peer.is_live || peer.unheard_since.is_some() || peer.hello.is_none_or(|hello| peer.link.is_acked(hello))
+        };
+        self.all.iter().all(knows)
+    }
+
+    /// Says good-bye to the peers that live.
+    pub(super) fn say_bye(&mut self) {
+        for peer in self.all.iter_mut().filter(|peer| peer.is_live) {
+            peer.link.push_settled();
+            peer.link.push(&Draft::of(Kind::Bye, 0));
+        }
+    }
+
+    /// Whether all that can be reached have acknowledged everything.
+    pub(super) fn have_everything(&self) -> bool {
+        self.all.iter().all(|peer| !peer.is_live || peer.unheard_since.is_some() || peer.link.unacked_bytes() == 0)
+    }
+
+    // Numbers.
+
+    /// Bytes that a peer has not acknowledged.
+    pub(super) fn unacked_bytes_of(&self, id: PeerId) -> usize {
+        self.get(id).link.unacked_bytes()
+    }
+
+    /// Bytes that peers have not acknowledged.
+    pub(super) fn unacked_bytes(&self) -> usize {
+        self.all.iter().map(|peer| peer.link.unacked_bytes()).sum()
+    }
+
+    /// The most bytes that one living peer has not acknowledged.
+    pub(super) fn fullest(&self) -> usize {
+        self.all.iter().filter(|peer| peer.is_live).map(|peer| peer.link.unacked_bytes()).max().unwrap_or(0)
+    }
+
+    /// Messages and pushes that peers have not answered.
+    pub(super) fn unanswered(&self) -> usize {
+        self.all.iter().map(|peer| peer.in_flight.len() + peer.pushes.len()).sum()
+    }
+}
+
+impl Peer {
+    fn replace_link(&mut self, fresh: Link) -> Ended {
+        let old = std::mem::replace(&mut self.link, fresh);
+        self.link_number += 1;
+        self.inbound = Inbound::default();
+        self.hello = None;
+        Ended {
+            in_flight: self.in_flight.drain(..).filter(|message| message.route.is_some()).collect(),
+            pushes: self.pushes.drain(..).map(|(_, receipt)| receipt).collect(),
+            broadcasts: old.into_unacked(Kind::Broadcast),
+        }
+    }
+
+    fn repeat_broadcasts(&mut self, ended: &Ended) {
+        for item in ended.broadcasts.iter().filter_map(Item::as_draft) {
+            self.link.push(&item);
+        }
+    }
+
+    /// What is answered and has nothing unanswered before it goes.
+    fn drop_answered(&mut self) {
+        while self.in_flight.front().is_some_and(|message| message.route.is_none()) {
+            self.in_flight.pop_front();
+        }
+    }
+}
+
+/// Ranges of numbers, first and last, as an item has them.
+fn numbers(ranges: &[u8]) -> impl Iterator<Item = (u64, u64)> {
+    let number = |bytes: &[u8]| bytes.try_into().map_or(0, u64::from_le_bytes);
+    ranges.chunks_exact(16).map(move |range| (number(&range[..8]), number(&range[8..])))
 }

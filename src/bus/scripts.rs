@@ -32,28 +32,48 @@ pub enum Name {
     DeclareDead,
     /// Takes, keeps or gives up a claim.
     Claim,
-    /// Enters a life in the registry, or strikes it off.
+    /// Enters a life in the registry.
     Enrol,
+    /// Strikes a life off the registry.
+    StrikeOff,
+    /// Reads the registry.
+    Look,
 }
 
-/// What the scripts of the directory share, and each script, in the order of [`Name`].
-const USER: &str = include_str!("scripts/user.lua");
-const SOURCES: [(&str, &str); 13] = [
-    (USER, include_str!("scripts/register.lua")),
+impl Name {
+    /// Whether its answer begins with the run's marker: its first key is then the marker's, and its first argument a text
+    /// for a new one.
+    pub fn answers_run(self) -> bool {
+        matches!(self, Name::Register | Name::Locate | Name::Renew | Name::Enrol | Name::Look)
+    }
+}
+
+/// What stands in front of scripts.
+const SHARED: &str = include_str!("scripts/shared.lua");
+const USER: &str = concat!(include_str!("scripts/shared.lua"), include_str!("scripts/user.lua"));
+const RUN: &str = concat!(include_str!("scripts/shared.lua"), include_str!("scripts/run.lua"));
+const USER_RUN: &str =
+    concat!(include_str!("scripts/shared.lua"), include_str!("scripts/user.lua"), include_str!("scripts/run.lua"));
+
+/// What stands in front of each script, and the script, in the order of [`Name`].
+const SOURCES: [(&str, &str); 15] = [
+    (USER_RUN, include_str!("scripts/register.lua")),
     (USER, include_str!("scripts/unregister.lua")),
     (USER, include_str!("scripts/end_grace.lua")),
-    (USER, include_str!("scripts/locate.lua")),
-    (USER, include_str!("scripts/renew.lua")),
+    (USER_RUN, include_str!("scripts/locate.lua")),
+    (USER_RUN, include_str!("scripts/renew.lua")),
     (USER, include_str!("scripts/reap.lua")),
     ("", include_str!("scripts/unlist.lua")),
-    ("", include_str!("scripts/acquire.lua")),
+    (SHARED, include_str!("scripts/acquire.lua")),
     ("", include_str!("scripts/renew_lease.lua")),
     ("", include_str!("scripts/release.lua")),
     ("", include_str!("scripts/declare_dead.lua")),
     ("", include_str!("scripts/claim.lua")),
-    ("", include_str!("scripts/enrol.lua")),
+    (RUN, include_str!("scripts/enrol.lua")),
+    ("", include_str!("scripts/strike_off.lua")),
+    (RUN, include_str!("scripts/look.lua")),
 ];
-const _: () = assert!(SOURCES.len() == Name::Enrol as usize + 1);
+const _: () = assert!(SOURCES.len() == Name::Look as usize + 1);
 
 /// All scripts, ready to be called.
 pub struct Scripts {

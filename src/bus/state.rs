@@ -1,35 +1,47 @@
 //! The bus, pure: where users are, what is on its way to other nodes, who lives. [`Bus::handle`] and [`Bus::turn`] are
 //! its doors; what follows leaves through [`Effects`].
 //!
-//! The state is one struct; what happens to it stands in a module for each subject: `held` (users of this node in the
-//! directory), `routes` (users of other nodes), `deliver` (to this node's connections, in the order that `streams`
-//! keep), `peers` (other nodes and the links to them), `inbound` (what they send), `members` (our lease and the dead).
+//! It is composed of parts, each with a state of its own: [`Directory`] (users of this node, and their other holders),
+//! [`Routes`] (queues of messages to users), [`Deliveries`] (what the homes have and what waits for it), [`Peers`] (other
+//! nodes, their lives, the links) and [`Membership`] (our life, and the run of Redis). What happens stands in a file for
+//! each subject: `outgoing`, `relay`, `holding`, `incoming`, `members`, `renewal`.
+//!
+//! # How a message goes
+//! The node on which a message begins (its *origin*) numbers all its messages in one row and keeps each in its user's queue
+//! until the user's *relay* says that it has arrived. The relay is the origin itself if it holds the user, else the oldest
+//! holder. It delivers the message and pushes it to all other holders. A holder delivers what is later than all that it has
+//! had of the same origin, so what comes by two ways is delivered once and in order. See `README.md` in this folder.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::time::Duration;
 
 use ahash::RandomState;
 use bytes::Bytes;
 
-use crate::hub::bus::{FromBus, Stamp, ToBus, Via};
+use crate::hub::bus::{FromBus, ToBus};
 use crate::hub::envelope::{UserKey, home_of};
-use crate::ids::{ConnRef, ShardId};
+use crate::ids::ShardId;
 use crate::time::Micros;
 
-use super::call::{Call, CallId, Holder, Incarnation, NodeId, Reply};
+use super::call::{Call, CallId, Incarnation, NodeId, Reply};
 use super::contract::{self, Order};
-use super::held::Held;
+use super::deliveries::{Deliveries, Receipt};
+use super::directory::{ANSWERS_WITHIN, Directory, Held};
+use super::later::{Due, Later};
+use super::lives::Heard;
 use super::members::Membership;
-use super::peers::Peer;
-use super::routes::Route;
-use super::streams::{Begin, Sent};
-use super::table::UserTable;
+use super::message::PeerId;
+use super::peers::Peers;
+use super::routes::{Outgoing, Routes};
+use super::wire;
 
-/// How long a user may wait to be registered before the client is answered 503.
-pub(super) const REGISTER_WITHIN: Duration = Duration::from_secs(1);
 /// How long after a failure a call is tried again, while Redis can be reached.
 pub(super) const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// How often what the homes have handled is looked at though nothing else happens.
+const CONFIRM_EVERY: Duration = Duration::from_millis(10);
+/// How soon a walk over all users goes on.
+const WALK_STEP: Duration = Duration::from_millis(1);
 
 /// What the bus needs to know.
 #[derive(Clone, Debug)]
@@ -42,7 +54,8 @@ pub struct BusConfig {
     pub hasher: RandomState,
     /// How long a user may be gone before that counts, in milliseconds.
     pub offline_grace_ms: u64,
-    /// Bytes kept for one other node until it acknowledges them, at most; as many wait for answers of the directory.
+    /// Bytes kept for one other node until it acknowledges them, at most; as many wait for answers of the directory. One
+    /// user's messages take a quarter of it at most.
     pub link_bytes_max: usize,
     /// How long Redis may be out of reach before new clients are sent elsewhere.
     pub lost_after: Duration,
@@ -52,7 +65,7 @@ pub struct BusConfig {
 #[derive(Debug)]
 pub enum Input {
     /// A shard says something.
-    Shard(ToBus),
+    Shard(ShardId, ToBus),
     /// A call was answered.
     Reply(CallId, Reply),
     /// An envelope stood on our link channel.
@@ -77,8 +90,11 @@ pub trait Effects {
     fn has_room(&self, shard: ShardId) -> bool;
     /// Whether a shard has room for one more broadcast.
     fn has_broadcast_room(&self, shard: ShardId) -> bool;
-    /// Says something to a shard.
-    fn push(&mut self, shard: ShardId, message: FromBus);
+    /// Says something to a shard; its number among all that it was told, broadcasts aside, counted from 1.
+    fn push(&mut self, shard: ShardId, message: FromBus) -> u64;
+    /// The number of the last message, broadcasts aside, that a shard has handled. All that the shard has said while it
+    /// handled those has been handed to the bus.
+    fn handled(&self, shard: ShardId) -> u64;
 }
 
 /// How it stands with the bus, as the node's HTTP side needs it.
@@ -136,7 +152,7 @@ pub struct Counters {
     pub restored: u64,
     /// Messages that came a second time, by another way, and were dropped.
     pub duplicates: u64,
-    /// Times that messages waited for earlier ones of the same node in vain.
+    /// Envelopes that came although an earlier one of their link had not: that one comes again.
     pub gaps: u64,
 }
 
@@ -144,103 +160,39 @@ pub struct Counters {
 #[derive(Debug)]
 pub(super) enum Purpose {
     Acquire,
-    RenewLease,
+    /// Of this life.
+    RenewLease(Incarnation),
     Release,
-    Register(UserKey),
+    /// As of this connection to Redis.
+    Register(UserKey, u32),
     Unregister(UserKey),
     EndGrace(UserKey),
-    Route(UserKey),
-    /// With the peer that has sent a copy back.
-    Refresh(UserKey, Option<u32>),
-    Rejoin(UserKey),
-    Renew(Vec<UserKey>),
-    Restored(UserKey),
+    /// For messages up to this place.
+    Route(UserKey, u64),
+    /// As of this connection to Redis.
+    Holders(UserKey, u32),
+    /// In this life.
+    Renew(Vec<UserKey>, Incarnation),
     Look,
-    DeclareDead(u32, Incarnation),
+    DeclareDead(PeerId, Incarnation),
     Reap(NodeId, Incarnation),
     ReapOwn(Incarnation),
-    PublishLink(u32),
+    PublishLink(PeerId),
     PublishContract,
     HearEvents,
 }
 
-/// What is looked at again later.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Later {
-    /// A user whose call failed.
-    Step(UserKey),
-    /// A user who should have been registered by now.
-    RegisterDeadline(UserKey),
-    /// A route whose user is on the move.
-    Locate(UserKey),
-    /// A user for whom messages wait that came before earlier ones.
-    Gap(UserKey),
-    /// A user whose grace ends.
-    EndGrace(UserKey),
-    /// A reaped life, in case something of it came late.
-    ReapAgain(NodeId, Incarnation),
-    /// A life of our own id.
-    ReapOwn(Incarnation),
-    /// Our lease is to be taken.
-    Acquire,
-}
-
-/// A message on its way to a user whose place is not settled.
-#[derive(Clone, Debug)]
-pub(super) struct Parcel {
-    pub(super) frame: Bytes,
-    /// [`super::wire::SENDER_HOLDS`] or nothing.
-    pub(super) flags: u8,
-    pub(super) stamp: Stamp,
-}
-
-/// [`Stamp::origin`] of this node's own messages; of others it is their place in the list of peers.
-pub(super) const ORIGIN_SELF: u32 = u32::MAX;
-
-/// The answer that a peer waits for until what it sent before has been handled.
+/// An answer to a peer that waits until a home has handled everything before.
 #[derive(Debug)]
-pub(super) struct PendingAnswer {
-    pub(super) peer: u32,
-    pub(super) life: Incarnation,
-    pub(super) kind: super::wire::Kind,
+pub(super) struct Answer {
+    pub(super) peer: PeerId,
+    /// The state of the link that the question came by.
+    pub(super) link: u32,
     pub(super) user: UserKey,
+    /// The question's.
     pub(super) number: u64,
-    /// The peer will send nothing more by this way: what is to come back to it has to be on its way.
-    pub(super) ends_a_route: bool,
-    /// Whether the user's home has handled everything before.
-    pub(super) home: AtHome,
-    /// Questions of ours, by their numbers, that have to be answered first.
-    pub(super) waits: Vec<u64>,
-    /// Where the streams begin for who joins.
-    pub(super) begins: Vec<Begin>,
-}
-
-impl PendingAnswer {
-    /// One of this kind, about a user, to the question of this number of a life of a peer.
-    pub(super) fn new((peer, life): (u32, Incarnation), kind: super::wire::Kind, user: &UserKey, number: u64) -> Self {
-        let user = user.clone();
-        let (waits, begins) = (Vec::new(), Vec::new());
-        Self { peer, life, kind, user, number, ends_a_route: false, home: AtHome::HeldUp, waits, begins }
-    }
-}
-
-/// How far a fence is that goes to a user's home behind everything that was handed to it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum AtHome {
-    /// Something waits for earlier messages, and is to go first.
-    HeldUp,
-    UnderWay,
-    Passed,
-}
-
-/// What an answer of a peer is for.
-#[derive(Debug)]
-pub(super) enum Asked {
-    /// The end of a route.
-    Fence(UserKey),
-    Join(UserKey),
-    /// Copies that this node has passed on.
-    Copies(UserKey),
+    /// The fence's number among what the home was told.
+    pub(super) told: u64,
 }
 
 /// The bus of a node.
@@ -249,57 +201,34 @@ pub struct Bus {
     pub(super) now: Micros,
     pub(super) counters: Counters,
     /// Items of each envelope that was published since somebody asked.
-    pub(super) batches: Vec<u32>,
+    batches: Vec<u32>,
     pub(super) fatal: Option<Fatal>,
 
     pub(super) connected: bool,
+    /// Counts connections to Redis, and their losses.
+    pub(super) connection: u32,
     pub(super) members: Membership,
-    pub(super) peers: Vec<Peer>,
-    pub(super) peer_index: HashMap<NodeId, u32>,
+    pub(super) peers: Peers,
+    pub(super) directory: Directory,
+    pub(super) routes: Routes,
+    pub(super) deliveries: Deliveries,
     pub(super) foreign: Vec<NodeId>,
 
-    pub(super) held: UserTable<Held>,
-    pub(super) routes: UserTable<Route>,
-    /// Users whom this node has sent something.
-    pub(super) sent: UserTable<Sent>,
-    /// Users whose copies are under way though they have left.
-    pub(super) draining: Vec<UserKey>,
-    /// Messages of which one of two ways has found nobody, and how they came, where that is known…
-    pub(super) half_failed: HashMap<(compact_str::CompactString, Stamp), Option<Via>, RandomState>,
-    /// …and since when, the oldest first; some are not there any more.
-    pub(super) half_failed_since: VecDeque<(Micros, (compact_str::CompactString, Stamp))>,
-    /// Bytes of parcels that wait in routes.
-    pub(super) waiting_bytes: usize,
-    /// (peer, user): what this peer sends for the user goes back until it has sent a fence.
-    pub(super) bouncing: HashSet<(u32, compact_str::CompactString), RandomState>,
-    /// Answers that peers wait for, by the number that the shard's fence has.
-    pub(super) answers: BTreeMap<u64, PendingAnswer>,
-    /// Answers that we wait for, with the peer and its life.
-    pub(super) asked: BTreeMap<u64, (u32, Incarnation, Asked)>,
+    /// Users who have left since the last turn.
+    pub(super) departed: Vec<UserKey>,
+    /// Answers that peers wait for, by their fences.
+    pub(super) answers: BTreeMap<u64, Answer>,
+    /// Bytes of peers' messages that wait here until a user opens, or until the other holders are sure.
+    pub(super) kept_bytes: usize,
 
-    pub(super) calls: HashMap<u64, Purpose, RandomState>,
+    calls: HashMap<u64, Purpose, RandomState>,
     next_number: u64,
-    pub(super) later: BinaryHeap<Reverse<Due>>,
-}
-
-/// An entry of the list of what is looked at later, by time.
-#[derive(PartialEq, Eq, Debug)]
-pub(super) struct Due {
-    at: Micros,
-    number: u64,
-    what: Later,
-}
-
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.number).cmp(&(other.at, other.number))
-    }
-}
-
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
+    later: BinaryHeap<Reverse<Due>>,
+    /// Empty between uses; they keep their room.
+    pub(super) outgoing: Vec<Outgoing>,
+    pub(super) arrived: Vec<Receipt>,
+    /// Slots of routes of which the home has confirmed messages since the last turn.
+    pub(super) confirmed: Vec<usize>,
 }
 
 impl Bus {
@@ -307,29 +236,28 @@ impl Bus {
     pub fn new(config: BusConfig) -> Self {
         let hasher = config.hasher.clone();
         Self {
-            config,
             now: Micros::default(),
             counters: Counters::default(),
             batches: Vec::new(),
             fatal: None,
             connected: false,
+            connection: 1,
             members: Membership::default(),
-            peers: Vec::new(),
-            peer_index: HashMap::new(),
+            peers: Peers::new(config.node_id.clone(), &hasher),
+            directory: Directory::default(),
+            routes: Routes::default(),
+            deliveries: Deliveries::new(config.shards, &hasher),
             foreign: Vec::new(),
-            held: UserTable::default(),
-            routes: UserTable::default(),
-            sent: UserTable::default(),
-            draining: Vec::new(),
-            half_failed: HashMap::with_hasher(hasher.clone()),
-            half_failed_since: VecDeque::new(),
-            waiting_bytes: 0,
-            bouncing: HashSet::with_hasher(hasher.clone()),
+            departed: Vec::new(),
             answers: BTreeMap::new(),
-            asked: BTreeMap::new(),
+            kept_bytes: 0,
             calls: HashMap::with_hasher(hasher),
             next_number: 1,
             later: BinaryHeap::new(),
+            outgoing: Vec::new(),
+            arrived: Vec::new(),
+            confirmed: Vec::new(),
+            config,
         }
     }
 
@@ -337,14 +265,14 @@ impl Bus {
     pub fn handle(&mut self, now: Micros, input: Input, fx: &mut dyn Effects) {
         self.now = now;
         match input {
-            Input::Shard(message) => self.shard(message, fx),
+            Input::Shard(shard, message) => self.shard(shard, message, fx),
             Input::Reply(id, reply) => self.reply(id, reply, fx),
             Input::Envelope(envelope) => self.envelope(&envelope, fx),
             Input::Contract(text) => self.contract(&text, fx),
             Input::UserEvent(text) => self.user_event(&text, fx),
-            Input::Connected => self.connected(fx),
+            Input::Connected => self.reached(fx),
             Input::Lost => self.lost(),
-            Input::Stop => self.members.stopping = Some(now),
+            Input::Stop => self.members.stop(now),
         }
     }
 
@@ -356,11 +284,11 @@ impl Bus {
             let Some(Reverse(Due { what, .. })) = self.later.pop() else { break };
             self.is_due(what, fx);
         }
-        for peer in 0..self.peers.len() {
-            self.drain(peer as u32, fx);
+        for peer in self.peers.ids() {
+            self.drain(peer, fx);
         }
-        self.answer_peers(fx);
-        self.keep_draining(fx);
+        self.confirm(fx);
+        self.follow_departed(fx);
         self.keep_membership(connections, fx);
         self.walk_held(fx);
         self.publish(fx);
@@ -372,10 +300,12 @@ impl Bus {
         if let Some(Reverse(later)) = self.later.peek() {
             due = due.min(later.at);
         }
-        if self.connected && self.members.incarnation != 0 {
-            for peer in &self.peers {
-                due = peer.link.due().map_or(due, |at| at.min(due));
-            }
+        if self.deliveries.waits_for_homes() {
+            due = due.min(self.now.after(CONFIRM_EVERY));
+        }
+        if self.connected && self.members.life() != 0 {
+            let walk = self.walk_due().map(|at| at.max(self.now.after(WALK_STEP)));
+            due = [self.peers.due(), walk].into_iter().flatten().fold(due, Micros::min);
         }
         due
     }
@@ -387,8 +317,7 @@ impl Bus {
 
     /// Whether broadcasts of this node's clients are taken: all links have room.
     pub fn takes_broadcasts(&self) -> bool {
-        let full = self.config.link_bytes_max / 4 * 3;
-        !self.peers.iter().any(|peer| peer.is_live && peer.link.unacked_bytes() > full)
+        self.peers.fullest() <= self.config.link_bytes_max / 4 * 3
     }
 
     /// Why the node has to end, if it has.
@@ -398,7 +327,7 @@ impl Bus {
 
     /// Whether a bus that was told to stop has left nothing behind.
     pub fn is_finished(&self) -> bool {
-        self.members.is_released
+        self.members.is_released()
     }
 
     /// So many messages of the contract's channel were dropped before they came here.
@@ -418,50 +347,46 @@ impl Bus {
 
     /// Users of this node that the directory has, or is about to have.
     pub fn registrations(&self) -> usize {
-        self.held.len()
+        self.directory.users.len()
     }
 
     /// Other nodes of our kind that live, and foreign ones.
     pub fn nodes(&self) -> (usize, usize) {
-        (self.peers.iter().filter(|peer| peer.is_live).count(), self.foreign.len())
+        (self.peers.live().count(), self.foreign.len())
     }
 
-    /// Bytes that peers have not acknowledged, and bytes that wait for answers of the directory.
+    /// Bytes that peers have not acknowledged, and bytes of messages that have not arrived, whether they wait for an answer
+    /// of the directory or of a relay.
     pub fn kept_bytes(&self) -> (usize, usize) {
-        (self.peers.iter().map(|peer| peer.link.unacked_bytes()).sum(), self.waiting_bytes)
+        (self.peers.unacked_bytes(), self.routes.bytes() + self.kept_bytes)
     }
 
     /// Our life; 0: none yet.
     pub fn incarnation(&self) -> Incarnation {
-        self.members.incarnation
+        self.members.life()
     }
 
-    /// Users and answers that something is still to follow for; 0 when nothing is under way.
+    /// Users, messages and answers that something is still to follow for; 0 when nothing is under way.
     pub fn unsettled(&self) -> usize {
-        let held = self.held.iter().filter(|(_, held)| !held.is_settled()).count();
-        let routes = self.routes.iter().filter(|(_, route)| route.is_unsettled()).count();
-        held + routes + self.answers.len() + self.asked.len() + self.bouncing.len()
+        let held = self.directory.users.iter().filter(|(_, held)| !Held::is_settled(held)).count();
+        held + self.routes.messages() + self.deliveries.unconfirmed() + self.peers.unanswered() + self.answers.len()
     }
 
     /// How long our lease lasts.
     pub fn lease_remaining(&self, now: Micros) -> Duration {
-        self.members.lease_until.since(now)
+        self.members.lease_until().since(now)
     }
 
-    fn shard(&mut self, message: ToBus, fx: &mut dyn Effects) {
+    fn shard(&mut self, shard: ShardId, message: ToBus, fx: &mut dyn Effects) {
         match message {
             ToBus::Arrived { user } => self.arrived(user, fx),
             ToBus::Left { user } => self.left(&user, fx),
             ToBus::Unicast { target, frame, sender, delivered_here } => {
                 self.unicast_out(target, frame, sender, delivered_here, fx);
             }
-            ToBus::Returned { target, frame, via } => self.returned(target, frame, via, fx),
+            ToBus::Returned { ticket } => self.returned(shard, ticket),
             ToBus::Broadcast { frame } => self.broadcast_out(&frame, fx),
-            ToBus::Fenced { fence } => {
-                if let Some(answer) = self.answers.get_mut(&fence) {
-                    answer.home = AtHome::Passed;
-                }
-            }
+            ToBus::Fenced { fence } => self.fenced(shard, fence),
         }
     }
 
@@ -477,7 +402,9 @@ impl Bus {
                 let shards = (0..self.config.shards).map(ShardId);
                 if shards.clone().all(|shard| fx.has_broadcast_room(shard)) {
                     let frame = contract::frame_of(message);
-                    shards.for_each(|shard| fx.push(shard, FromBus::Broadcast { frame: frame.clone() }));
+                    for shard in shards {
+                        fx.push(shard, FromBus::Broadcast { frame: frame.clone() });
+                    }
                 } else {
                     self.counters.lost += 1;
                 }
@@ -507,25 +434,23 @@ impl Bus {
                     self.counters.lost += 1;
                 }
             }
-            Purpose::Route(user) => self.located(&user, reply, fx),
-            Purpose::Refresh(user, bouncer) => self.refreshed(&user, bouncer, reply, fx),
-            Purpose::Rejoin(user) => self.rejoin(&user, reply, fx),
-            Purpose::Register(user) => self.registered(&user, reply, fx),
+            Purpose::Route(user, asked) => self.located(&user, asked, reply, fx),
+            Purpose::Holders(user, connection) => self.holders_read(&user, connection, reply, fx),
+            Purpose::Register(user, connection) => self.registered(&user, connection, reply, fx),
             Purpose::Unregister(user) => self.unregistered(user, reply, fx),
-            Purpose::Restored(user) => self.restored(&user, reply, fx),
             Purpose::EndGrace(user) => {
                 if reply == Reply::Failed {
                     self.later(RETRY_AFTER, Later::EndGrace(user));
                 }
             }
-            Purpose::Renew(users) => self.renewed(&users, &reply, fx),
+            Purpose::Renew(users, life) => self.renewed(&users, life, reply, fx),
             Purpose::Acquire => self.acquired(reply, fx),
-            Purpose::RenewLease => self.lease(&reply, fx),
-            Purpose::Release => self.members.is_released = true,
+            Purpose::RenewLease(life) => self.lease(life, &reply, fx),
+            Purpose::Release => self.members.released(),
             Purpose::Look => self.looked(reply, fx),
             Purpose::DeclareDead(peer, life) => self.declared(peer, life, &reply, fx),
             Purpose::Reap(node, life) => self.reaped(node, life, &reply),
-            Purpose::ReapOwn(life) => self.reaped_own(life, &reply, fx),
+            Purpose::ReapOwn(life) => self.reaped_own(life, &reply),
             Purpose::HearEvents => {}
         }
     }
@@ -534,10 +459,10 @@ impl Bus {
         match what {
             Later::Step(user) => self.step(&user, fx),
             Later::RegisterDeadline(user) => self.register_deadline(&user, fx),
-            Later::Locate(user) => self.locate_again(&user, fx),
-            Later::Gap(user) => self.give_up_gaps(&user, fx),
+            Later::Send(user) => self.send_again(&user, fx),
+            Later::ReadHolders(user) => self.read_holders(&user, fx),
             Later::EndGrace(user) => {
-                let call = Call::EndGrace { user: user.name.clone(), incarnation: self.members.incarnation };
+                let call = Call::EndGrace { user: user.name.clone(), incarnation: self.members.life() };
                 self.call(Purpose::EndGrace(user), call, fx);
             }
             Later::ReapAgain(node, life) => {
@@ -546,13 +471,69 @@ impl Bus {
             }
             Later::ReapOwn(life) => self.reap_own(life, fx),
             Later::Acquire => self.acquire(fx),
+            Later::OpenWithout(peer) => self.open_without(peer, fx),
         }
     }
 
-    /// Says that one of our clients' messages was not taken.
-    pub(super) fn refuse(&mut self, sender: ConnRef, fx: &mut dyn Effects) {
-        self.counters.overloaded += 1;
-        fx.push(sender.shard, FromBus::Overloaded { sender });
+    // Links.
+
+    /// A message of one of our clients for all users.
+    fn broadcast_out(&mut self, frame: &Bytes, fx: &mut dyn Effects) {
+        self.counters.broadcasts_out += self.peers.push_broadcast(frame);
+        if !self.foreign.is_empty()
+            && let Some(json) = contract::write_order(None, frame)
+        {
+            for node in self.foreign.clone() {
+                self.counters.contract_out += 1;
+                self.call(Purpose::PublishContract, Call::PublishContract { node, json: json.clone() }, fx);
+            }
+        }
+    }
+
+    /// Publishes what has gathered.
+    fn publish(&mut self, fx: &mut dyn Effects) {
+        if !self.connected || self.members.life() == 0 {
+            return;
+        }
+        for peer in self.peers.ids() {
+            while let Some(envelope) = self.peers.poll(self.now, peer) {
+                match wire::count(&self.config.node_id, &envelope) {
+                    0 => {}
+                    items => self.batches.push(items),
+                }
+                let call = Call::PublishLink { node: self.peers.node(peer).clone(), envelope };
+                self.call(Purpose::PublishLink(peer), call, fx);
+            }
+            let (resent, gaps) = self.peers.take_counts(peer);
+            self.counters.resent += resent;
+            self.counters.gaps += gaps;
+        }
+    }
+
+    fn published(&mut self, peer: PeerId, reply: &Reply, fx: &mut dyn Effects) {
+        let receivers = match reply {
+            Reply::Published { receivers } => Some(*receivers),
+            _ => None,
+        };
+        match self.peers.published(self.now, peer, receivers) {
+            Heard::Yes => {}
+            Heard::NoLonger => {
+                self.later(ANSWERS_WITHIN, Later::OpenWithout(peer));
+                self.go_around(peer, fx);
+            }
+            Heard::No => {
+                self.open_without(peer, fx);
+                if self.peers.may_go_around(self.now, peer) {
+                    self.go_around(peer, fx);
+                }
+            }
+        }
+    }
+
+    /// Says something to a home, but for broadcasts.
+    pub(super) fn tell(&mut self, home: ShardId, message: FromBus, fx: &mut dyn Effects) {
+        let number = fx.push(home, message);
+        self.deliveries.told(home, number);
     }
 
     /// The name with its hash.
@@ -580,15 +561,5 @@ impl Bus {
     pub(super) fn later(&mut self, delay: Duration, what: Later) {
         let number = self.next_number();
         self.later.push(Reverse(Due { at: self.now.after(delay), number, what }));
-    }
-
-    /// Whether a holder is a life that goes on, as far as is known. Ourselves too.
-    pub(super) fn is_alive(&self, holder: &Holder) -> bool {
-        if holder.node == self.config.node_id {
-            return holder.incarnation == self.members.incarnation;
-        }
-        let Some(&peer) = self.peer_index.get(&holder.node) else { return true };
-        let peer = &self.peers[peer as usize];
-        holder.incarnation > peer.dead && holder.incarnation >= peer.life
     }
 }

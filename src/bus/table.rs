@@ -31,6 +31,11 @@ impl<T> UserTable<T> {
         self.slots[at as usize].as_mut().map(|(_, value)| value)
     }
 
+    /// The slot of a user.
+    pub fn slot_of(&self, user: &UserKey) -> Option<usize> {
+        self.index.find(user.hash, |&at| self.is_at(at, user)).map(|&at| at as usize)
+    }
+
     /// Sets what there is for a user.
     pub fn insert(&mut self, user: UserKey, value: T) -> &mut T {
         let found = self.index.find(user.hash, |&at| self.is_at(at, &user)).copied();
@@ -81,6 +86,16 @@ impl<T> UserTable<T> {
     /// The user in a slot.
     pub fn at(&self, slot: usize) -> Option<(&UserKey, &T)> {
         self.slots.get(slot)?.as_ref().map(|(user, value)| (user, value))
+    }
+
+    /// The same, to change it.
+    pub fn at_mut(&mut self, slot: usize) -> Option<(&UserKey, &mut T)> {
+        self.slots.get_mut(slot)?.as_mut().map(|(user, value)| (&*user, value))
+    }
+
+    /// All of them, to change them.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&UserKey, &mut T)> {
+        self.slots.iter_mut().flatten().map(|(user, value)| (&*user, value))
     }
 
     /// All of them.

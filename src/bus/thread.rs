@@ -99,8 +99,12 @@ impl Effects for Outlets<'_> {
         self.port.has_broadcast_room(shard)
     }
 
-    fn push(&mut self, shard: ShardId, message: FromBus) {
-        self.port.push(shard, message);
+    fn push(&mut self, shard: ShardId, message: FromBus) -> u64 {
+        self.port.push(shard, message)
+    }
+
+    fn handled(&self, shard: ShardId) -> u64 {
+        self.port.handled(shard)
     }
 }
 
@@ -112,15 +116,15 @@ async fn run(setup: BusSetup, stop: &Stop) {
     let mut sleep = pin!(tokio::time::sleep(Duration::ZERO));
     loop {
         let first = world.wait(&mut events, &port, stop, sleep.as_mut()).await;
-        port.drain(|_, message| from_shards.push(message));
+        port.drain(|shard, message| from_shards.push((shard, message)));
         let mut outlets = Outlets { caller: &mut caller, port: &mut port };
         let further = std::iter::from_fn(|| events.try_recv());
         for event in first.into_iter().chain(further).take(EVENTS_MAX) {
             world.event(event, &mut outlets);
         }
         let now = world.node.now();
-        for message in from_shards.drain(..) {
-            world.bus.handle(now, Input::Shard(message), &mut outlets);
+        for (shard, message) in from_shards.drain(..) {
+            world.bus.handle(now, Input::Shard(shard, message), &mut outlets);
         }
         if stop.is_asked.swap(false, SeqCst) {
             world.bus.handle(now, Input::Stop, &mut outlets);

@@ -3,8 +3,10 @@
 //! An envelope is a header of fixed size for its sender, and items behind each other. Numbers are little-endian.
 //!
 //! ```text
-//! magic 4 | flags 1 | from: length 1, name | from incarnation 8 | to incarnation 8 | ack 8 | first seq 8 | count 4
-//! item: kind 1 | flags 1 | user: length 2, name | number 8 | origin: length 1, name | stream 8 | place 8 | frame: length 4, bytes
+//! magic 3 | link version 1 | flags 1 | from: length 1, name | from process 8 | from incarnation 8 | to incarnation 8
+//!         | ack 8 | first seq 8 | count 4
+//! item: kind 1 | flags 1 | user: length 2, name | number 8 | place 8 | origin: length 1, name, process 8 if there is a name
+//!         | frame: length 4, bytes
 //! ```
 //!
 //! All items have one shape, so that a node skips kinds that it does not know.
@@ -12,23 +14,29 @@
 use bytes::{Bytes, BytesMut};
 use compact_str::CompactString;
 
-use super::call::{Incarnation, NodeId};
+use super::call::{Incarnation, LINK_VERSION, NodeId};
 
-const MAGIC: [u8; 4] = *b"rmB2";
+const MAGIC: [u8; 4] = [b'r', b'm', b'L', LINK_VERSION as u8];
+const _: () = assert!(LINK_VERSION <= u8::MAX as u16);
 /// Bytes of a header beside the sender's name.
-const HEADER_BYTES: usize = 4 + 1 + 1 + 8 + 8 + 8 + 8 + 4;
+const HEADER_BYTES: usize = 4 + 1 + 1 + 8 + 8 + 8 + 8 + 8 + 4;
 /// Bytes of an item beside its user, its origin and its frame.
-pub const ITEM_BYTES: usize = 1 + 1 + 2 + 8 + 1 + 8 + 8 + 4;
+pub const ITEM_BYTES: usize = 1 + 1 + 2 + 8 + 8 + 1 + 4;
 /// The longest name of a node, in bytes: what its length field holds.
 pub const NODE_ID_BYTES_MAX: usize = 255;
 
+/// The sender has seen a later item than the one after `ack`.
 const FLAG_GAP: u8 = 1;
+/// Its items only settle others: to acknowledge them is not urgent.
+const FLAG_LAZY: u8 = 2;
 
 /// What stands before the items.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Header {
     /// Who sends.
     pub from: NodeId,
+    /// The sender's process: its first incarnation, which stays when it takes a new one.
+    pub from_process: Incarnation,
     /// The sender's life.
     pub from_incarnation: Incarnation,
     /// The receiver's life, as the sender knows it; 0 when it does not.
@@ -37,6 +45,8 @@ pub struct Header {
     pub ack: u64,
     /// Whether the sender has seen a later item than the one after `ack`.
     pub gap: bool,
+    /// Whether to acknowledge these items is not urgent.
+    pub lazy: bool,
     /// The number of the first item; they count from 1.
     pub first_seq: u64,
     /// How many items follow.
@@ -47,76 +57,80 @@ pub struct Header {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Kind {
-    /// A message to a user; its number is the user's version as the sender knows it.
+    /// A message to a user, for the receiver to deliver and to push to the user's other holders. Its number is that of the
+    /// registration that it is meant for; its place the origin's. Answered by [`Kind::Settled`] or [`Kind::Returned`].
     Unicast = 1,
-    /// A message to all users of the receiving node.
-    Broadcast = 2,
-    /// A message of the receiver's own that found nobody here; its number is the one it had on the way here.
-    Bounce = 3,
-    /// The sender wants to know when everything it sent for a user has been handled or has bounced; its number is the
-    /// fence's.
-    Fence = 4,
-    /// The answer to a fence, with its number.
-    Fenced = 5,
-    /// The sender holds the user too, from now on; its number is a fence's, its frame the user's version as 8 bytes.
+    /// A message to a user that the user's relay pushes to another holder: it goes no further, and nothing answers it.
+    Push = 2,
+    /// A message to all users of the receiving node; its place is among the sender's broadcasts.
+    Broadcast = 3,
+    /// Unicasts of the receiver have been delivered, by the sender and by all other holders. Its frame is the ranges of their
+    /// numbers on the link, first and last, 8 bytes each.
+    Settled = 4,
+    /// A unicast of the receiver found the user gone; its number is the one that it had on the link.
+    Returned = 5,
+    /// Unicasts of the receiver have been delivered by the sender, and other holders have yet to confirm them. Its frame is as
+    /// that of [`Kind::Settled`].
+    Delivered = 12,
+    /// The sender holds the user too, from now on: by the registration `place`. Its number is the question's.
     Join = 6,
-    /// The answer to a join: the receiver of the join holds the user, and passes on what comes for the user.
-    Joined = 7,
-    /// The answer to a join: it does not hold the user.
-    NotJoined = 8,
-    /// The sender is new, or has a new life.
-    Hello = 9,
-    /// Before the answer to a join, with its number: where one of the streams to the user begins for who joins. Its frame
-    /// is a place as 8 bytes: what is from there to before the beginning has been delivered.
-    Begins = 10,
+    /// The answer to a join, with its number: the receiver of the join holds the user, by the registration `place`, and
+    /// pushes what comes for the user.
+    Holds = 7,
+    /// The answer to a join, with its number: it does not hold the user.
+    HoldsNot = 8,
+    /// The sender does not hold the user any more; its number is the last registration.
+    Left = 9,
+    /// The sender has a new life; its number is 1 when it is in the registry.
+    Hello = 10,
+    /// The sender is about to end; it holds nobody.
+    Bye = 11,
 }
 
 impl Kind {
     fn read(byte: u8) -> Option<Self> {
-        const KINDS: [Kind; 10] = [
+        const KINDS: [Kind; 12] = [
             Kind::Unicast,
+            Kind::Push,
             Kind::Broadcast,
-            Kind::Bounce,
-            Kind::Fence,
-            Kind::Fenced,
+            Kind::Settled,
+            Kind::Returned,
+            Kind::Delivered,
             Kind::Join,
-            Kind::Joined,
-            Kind::NotJoined,
+            Kind::Holds,
+            Kind::HoldsNot,
+            Kind::Left,
             Kind::Hello,
-            Kind::Begins,
+            Kind::Bye,
         ];
         KINDS.into_iter().find(|&kind| kind as u8 == byte)
     }
 }
 
-/// A copy that a holder of the user passes on to the others: it goes no further.
-pub const FORWARDED: u8 = 1;
-/// The sending node holds the user and has delivered the message to its own connections.
-pub const SENDER_HOLDS: u8 = 2;
-/// A fence that waits for no answer: the directory says that the receiver holds the user, and the receiver does not.
-pub const STALE: u8 = 4;
-/// A fence for copies that a holder has passed on: who has it waits for no other node.
-pub const RELAYED: u8 = 16;
-/// A copy that is the only one: if it finds nobody, and the holder that passed it on has left, it follows the user.
-pub const ONLY: u8 = 8;
+/// The node on which a message began, and its process there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Origin<N> {
+    /// The node; empty when it is the sender of the envelope.
+    pub node: N,
+    /// Its process; 0 when the node is empty.
+    pub process: Incarnation,
+}
 
 /// One item.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Item {
     /// What it is; `None` when this version does not know it.
     pub kind: Option<Kind>,
-    /// [`FORWARDED`] and [`SENDER_HOLDS`], of messages.
+    /// None yet.
     pub flags: u8,
     /// The user, where it is about one.
     pub user: CompactString,
     /// What it means depends on the kind.
     pub number: u64,
-    /// Of messages to users, and of streams: the node whose clients say them; empty when that is the envelope's sender.
-    pub origin: NodeId,
-    /// Which of the origin's streams to the user it belongs to, and its place there ([`crate::hub::bus::Stamp`]).
-    pub stream: u64,
-    /// Its place in the stream.
+    /// Of messages: the origin's number of it, among all that the origin's process sends.
     pub place: u64,
+    /// Of messages that are pushed: where they began.
+    pub origin: Origin<NodeId>,
     /// The server frame, of messages.
     pub frame: Bytes,
 }
@@ -127,48 +141,52 @@ pub struct Draft<'a> {
     /// What it is.
     pub kind: Kind,
     /// As in [`Item`], like all that follows.
-    pub flags: u8,
-    /// The user.
     pub user: &'a str,
     /// The number.
     pub number: u64,
-    /// The origin.
-    pub origin: &'a str,
-    /// The stream.
-    pub stream: u64,
-    /// The place in it.
+    /// The place.
     pub place: u64,
+    /// The origin.
+    pub origin: Origin<&'a str>,
     /// The frame.
     pub frame: &'a [u8],
 }
 
 impl<'a> Draft<'a> {
-    /// An item that belongs to no stream.
-    pub fn plain(kind: Kind, flags: u8, user: &'a str, number: u64, frame: &'a [u8]) -> Self {
-        Self { kind, flags, user, number, origin: "", stream: 0, place: 0, frame }
+    /// An item of this kind with a number, and nothing else.
+    pub fn of(kind: Kind, number: u64) -> Self {
+        Self { kind, user: "", number, place: 0, origin: Origin::default(), frame: b"" }
+    }
+
+    /// An item of this kind about a user.
+    pub fn about(kind: Kind, user: &'a str, number: u64, place: u64) -> Self {
+        Self { user, place, ..Self::of(kind, number) }
     }
 }
 
 impl Item {
     /// The same, to be written again; `None` for an item of a later version.
     pub fn as_draft(&self) -> Option<Draft<'_>> {
-        let Self { kind, flags, ref user, number, ref origin, stream, place, ref frame } = *self;
-        Some(Draft { kind: kind?, flags, user, number, origin, stream, place, frame })
+        let Self { kind, flags: _, ref user, number, place, ref origin, ref frame } = *self;
+        let origin = Origin { node: origin.node.as_str(), process: origin.process };
+        Some(Draft { kind: kind?, user, number, place, origin, frame })
     }
 }
 
 /// Appends an item.
 pub fn write_item(item: &Draft<'_>, out: &mut BytesMut) {
-    let Draft { kind, flags, user, number, origin, stream, place, frame } = *item;
-    out.reserve(ITEM_BYTES + user.len() + origin.len() + frame.len());
-    out.extend_from_slice(&[kind as u8, flags]);
+    let Draft { kind, user, number, place, origin, frame } = *item;
+    out.reserve(ITEM_BYTES + user.len() + origin.node.len() + 8 + frame.len());
+    out.extend_from_slice(&[kind as u8, 0]);
     out.extend_from_slice(&(user.len() as u16).to_le_bytes());
     out.extend_from_slice(user.as_bytes());
     out.extend_from_slice(&number.to_le_bytes());
-    out.extend_from_slice(&[origin.len() as u8]);
-    out.extend_from_slice(origin.as_bytes());
-    out.extend_from_slice(&stream.to_le_bytes());
     out.extend_from_slice(&place.to_le_bytes());
+    out.extend_from_slice(&[origin.node.len() as u8]);
+    if !origin.node.is_empty() {
+        out.extend_from_slice(origin.node.as_bytes());
+        out.extend_from_slice(&origin.process.to_le_bytes());
+    }
     out.extend_from_slice(&(frame.len() as u32).to_le_bytes());
     out.extend_from_slice(frame);
 }
@@ -186,8 +204,10 @@ pub fn write_header(header: &Header, out: &mut [u8]) {
         at += bytes.len();
     };
     put(&MAGIC);
-    put(&[if header.gap { FLAG_GAP } else { 0 }, header.from.len() as u8]);
+    let flags = if header.gap { FLAG_GAP } else { 0 } | if header.lazy { FLAG_LAZY } else { 0 };
+    put(&[flags, header.from.len() as u8]);
     put(header.from.as_bytes());
+    put(&header.from_process.to_le_bytes());
     put(&header.from_incarnation.to_le_bytes());
     put(&header.to_incarnation.to_le_bytes());
     put(&header.ack.to_le_bytes());
@@ -207,15 +227,17 @@ pub fn read(envelope: &Bytes) -> Option<(Header, Bytes)> {
     if rest.take(4)? != MAGIC {
         return None;
     }
-    let gap = rest.byte()? & FLAG_GAP != 0;
+    let flags = rest.byte()?;
     let name_bytes = usize::from(rest.byte()?);
     let from = CompactString::from_utf8(rest.take(name_bytes)?).ok().filter(|name| !name.is_empty())?;
     let header = Header {
         from,
+        from_process: rest.number()?,
         from_incarnation: rest.number()?,
         to_incarnation: rest.number()?,
         ack: rest.number()?,
-        gap,
+        gap: flags & FLAG_GAP != 0,
+        lazy: flags & FLAG_LAZY != 0,
         first_seq: rest.number()?,
         count: u32::from_le_bytes(rest.take(4)?.try_into().ok()?),
     };
@@ -230,16 +252,17 @@ pub fn take_item(items: &mut Bytes) -> Option<Item> {
     let flags = rest.byte()?;
     let user_bytes = usize::from(u16::from_le_bytes(rest.take(2)?.try_into().ok()?));
     let user = CompactString::from_utf8(rest.take(user_bytes)?).ok()?;
-    let number = rest.number()?;
-    let origin_bytes = usize::from(rest.byte()?);
-    let origin = CompactString::from_utf8(rest.take(origin_bytes)?).ok()?;
-    let (stream, place) = (rest.number()?, rest.number()?);
+    let (number, place) = (rest.number()?, rest.number()?);
+    let origin = match usize::from(rest.byte()?) {
+        0 => Origin::default(),
+        bytes => Origin { node: CompactString::from_utf8(rest.take(bytes)?).ok()?, process: rest.number()? },
+    };
     let frame_bytes = u32::from_le_bytes(rest.take(4)?.try_into().ok()?) as usize;
     rest.take(frame_bytes)?;
     let end = items.len() - rest.0.len();
     let frame = items.slice(end - frame_bytes..end);
     bytes::Buf::advance(items, end);
-    Some(Item { kind, flags, user, number, origin, stream, place, frame })
+    Some(Item { kind, flags, user, number, place, origin, frame })
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -279,24 +302,25 @@ mod tests {
     fn sample() -> (Header, Vec<Item>) {
         let header = Header {
             from: "node-1".into(),
+            from_process: 16,
             from_incarnation: 17,
             to_incarnation: u64::MAX,
             ack: 3,
             gap: true,
+            lazy: false,
             first_seq: 4,
             count: 2,
         };
         let item = |kind, user: &str, frame: &'static [u8]| Item {
             kind: Some(kind),
-            flags: FORWARDED,
+            flags: 0,
             user: user.into(),
             number: 5,
-            origin: "node-2".into(),
-            stream: 6,
             place: 7,
+            origin: if user.is_empty() { Origin::default() } else { Origin { node: "node-2".into(), process: 6 } },
             frame: Bytes::from_static(frame),
         };
-        (header, vec![item(Kind::Unicast, "böb", b"\x81\x02{}"), item(Kind::Hello, "", b"")])
+        (header, vec![item(Kind::Push, "böb", b"\x81\x02{}"), item(Kind::Hello, "", b"")])
     }
 
     #[test]

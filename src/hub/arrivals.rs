@@ -8,7 +8,7 @@ use hashbrown::HashTable;
 use crate::ids::ConnRef;
 use crate::time::Micros;
 
-use super::bus::Via;
+use super::bus::Ticket;
 use super::envelope::{MESSAGE_WEIGHT, UserKey};
 use super::homes::{ConnSet, Remaining};
 
@@ -40,8 +40,8 @@ impl Kept {
 pub struct Early {
     /// The server frame.
     pub frame: Bytes,
-    /// Where it came from.
-    pub via: Via,
+    /// Handed back with it.
+    pub ticket: Ticket,
 }
 
 impl Early {

@@ -10,27 +10,8 @@ use crate::ids::ConnRef;
 
 use super::envelope::{MESSAGE_WEIGHT, UserKey, Weigh};
 
-/// Where a message that the bus brings comes from, as the bus knows it: handed back when nobody was here to take it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Via {
-    /// The link that it came by; the bus' own numbering.
-    pub link: u32,
-    /// Its number on that link.
-    pub seq: u64,
-    /// Its place among what its node sends the user.
-    pub stamp: Stamp,
-}
-
-/// The place of a message among all that one node sends to one user, whatever way each of them takes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Stamp {
-    /// The node; the bus' own numbering.
-    pub origin: u32,
-    /// Which of its streams to the user; a later one has a greater number.
-    pub stream: u64,
-    /// The place in the stream, counted from 1 without a hole.
-    pub place: u64,
-}
+/// What a message of the bus is handed back by; 0 of one that nobody asks after.
+pub type Ticket = u64;
 
 /// From a shard to the bus.
 #[derive(Debug)]
@@ -58,14 +39,10 @@ pub enum ToBus {
         /// Whether the user's connections of this node have got it already.
         delivered_here: bool,
     },
-    /// A message that the bus brought for a user who has left.
+    /// A message that the bus brought found its user gone.
     Returned {
-        /// The user.
-        target: UserKey,
-        /// The server frame.
-        frame: Bytes,
-        /// Where it came from.
-        via: Via,
+        /// The message's.
+        ticket: Ticket,
     },
     /// A message of one of this node's clients to all users of all other nodes.
     Broadcast {
@@ -108,8 +85,8 @@ pub enum FromBus {
         target: UserKey,
         /// The server frame.
         frame: Bytes,
-        /// Where it came from; handed back in [`ToBus::Returned`] when nobody is here to take it.
-        via: Via,
+        /// Handed back in [`ToBus::Returned`] when nobody is here to take the message.
+        ticket: Ticket,
         /// The bus is about to register the user, and the answer will follow: a home whose connections of the user
         /// still wait keeps the message, and delivers it before what it kept of this node's own. Without this mark the
         /// message is for an earlier stay of the user, and a home that waits hands it back. After
@@ -137,10 +114,8 @@ pub enum FromBus {
 impl Weigh for ToBus {
     fn weight(&self) -> u64 {
         match self {
-            Self::Unicast { frame, .. } | Self::Returned { frame, .. } | Self::Broadcast { frame } => {
-                MESSAGE_WEIGHT + frame.len() as u64
-            }
-            Self::Arrived { .. } | Self::Left { .. } | Self::Fenced { .. } => MESSAGE_WEIGHT,
+            Self::Unicast { frame, .. } | Self::Broadcast { frame } => MESSAGE_WEIGHT + frame.len() as u64,
+            Self::Arrived { .. } | Self::Left { .. } | Self::Returned { .. } | Self::Fenced { .. } => MESSAGE_WEIGHT,
         }
     }
 }

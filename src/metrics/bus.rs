@@ -51,7 +51,7 @@ bus_metrics! {
         messages_in_contract = "type=\"contract\"",
     }
     "ringmesh_bus_unacked_bytes" Gauge "Bytes sent to other nodes that have not acknowledged them." { unacked_bytes = "" }
-    "ringmesh_bus_held_bytes" Gauge "Bytes of messages that wait for an answer of the directory." { held_bytes = "" }
+    "ringmesh_bus_held_bytes" Gauge "Bytes of messages that have not arrived: they wait for the directory, or for another node's answer." { held_bytes = "" }
     "ringmesh_bus_resent_total" Counter "Messages sent to another node again." { resent = "" }
     "ringmesh_bus_overloaded_total" Counter "Messages of clients that the bus refused; their senders were told." {
         overloaded = "",
@@ -65,7 +65,7 @@ bus_metrics! {
     "ringmesh_bus_duplicates_total" Counter "Messages that came a second time by another way, and were dropped." {
         duplicates = "",
     }
-    "ringmesh_bus_gaps_total" Counter "Times messages of another node were delivered though earlier ones had not come." {
+    "ringmesh_bus_gaps_total" Counter "Envelopes of other nodes that came after one that was lost; that one is sent again." {
         gaps = "",
     }
     "ringmesh_bus_lease_remaining_seconds" Gauge "Until this node's lease lapses unless it is renewed." {

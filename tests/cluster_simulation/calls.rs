@@ -6,6 +6,7 @@ use ringmesh::bus::call::{Call, CallId, NodeId, Reply};
 
 use crate::redis::Outcome;
 
+use super::faults::Play;
 use super::outages::Outage;
 use super::{MS, S, What, World, story};
 
@@ -88,7 +89,9 @@ impl World {
         self.orphan_flights(at);
         self.processes[at].from_redis.push_back(BusInput::Lost);
         self.wake_bus(at);
-        let delay = 50 * MS + self.rng.below(2 * S);
+        // Long enough for somebody to be let in elsewhere.
+        let most = if self.faults.play == Play::OneStays { 6 * S } else { 2 * S };
+        let delay = 50 * MS + self.rng.below(most);
         self.at(self.now + delay, What::Connect(at));
     }
 

@@ -3,7 +3,7 @@
 use ringmesh::client::Command;
 use ringmesh::ids::ConnId;
 
-use crate::process::Told;
+use crate::process::{Process, Told};
 
 use super::faults::Play;
 use super::{MS, NODES, S, What, World};
@@ -95,7 +95,9 @@ impl World {
         let has_waited = self.now - asked_at >= S;
         let cannot_be_asked = |other: usize| {
             let process = &self.processes[other];
-            !process.is_connected || process.suspended_until > self.now || self.is_declared(other)
+            // It may have come back just now: too late to be asked.
+            let was_out = self.outages.iter().any(|outage| outage.process == other && outage.until >= asked_at);
+            was_out || !process.is_connected || process.suspended_until > self.now || self.is_declared(other)
         };
         let has_user = |other: usize| {
             let since = self.away_since(other, asked_at).map_or(asked_at, |since| since.saturating_sub(S));
@@ -127,6 +129,7 @@ impl World {
             Play::OneMoves => self.one_moves(),
             Play::ManyMove => self.many_move(),
             Play::OneOnMany => self.one_on_many(),
+            Play::OneStays => self.one_stays(),
         }
         if self.actions_left == 0 {
             return self.rest();
@@ -137,6 +140,10 @@ impl World {
 
     /// How long it takes until the next action.
     fn pause(&mut self) -> u64 {
+        if self.faults.play == Play::OneStays {
+            let most = if self.rng.one_in(20) { 3 * S } else { 100 * MS };
+            return self.rng.below(most);
+        }
         let is_rush = self.faults.play != Play::Mixed;
         let most = if is_rush && self.faults.befall() && self.rng.one_in(if self.faults.kills { 50 } else { 150 }) {
             if self.rng.one_in(4) { 20 * S } else { 3 * S }
@@ -269,9 +276,29 @@ impl World {
         }
     }
 
+    /// Opens while somebody cannot be asked, and closes while all is well.
+    fn one_stays(&mut self) {
+        self.come(NODES + 1);
+        let own = self.of_user(0);
+        let is_cut = |process: &Process| process.is_alive && !process.is_connected;
+        let is_calm = !self.processes.iter().any(is_cut);
+        if self.rng.one_in(if is_calm { 80 } else { 4 }) && own.len() < NODES {
+            return self.open_for(0, None);
+        }
+        if is_calm && self.rng.one_in(20) && own.len() > 1 {
+            let client = own[self.rng.below(own.len() as u64) as usize];
+            return self.close(client);
+        }
+        for _ in 0..1 + self.rng.below(3) {
+            let user = self.rng.below(NODES as u64 + 1) as usize;
+            self.says(user, 0);
+        }
+    }
+
     pub(super) fn up_process(&mut self) -> Option<usize> {
         let up: Vec<usize> = (0..self.processes.len())
-            .filter(|&at| self.processes[at].is_up() && self.processes[at].suspended_until <= self.now)
+            .filter(|&at| self.processes[at].is_up() && self.processes[at].stops_since.is_none())
+            .filter(|&at| self.processes[at].suspended_until <= self.now)
             .collect();
         (!up.is_empty()).then(|| up[self.rng.below(up.len() as u64) as usize])
     }

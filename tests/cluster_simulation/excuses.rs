@@ -5,21 +5,6 @@ use std::collections::BTreeMap;
 
 use crate::world::{Client, ENTERED_WITHIN, MS, S, Upheaval, World};
 
-/// Today's bus needs excuses that the promise does not name. A bus that needs none of them sets this to `false`.
-pub const TODAYS_BUS: bool = true;
-
-/// A connection was let in while another holder could not be asked. What third nodes send to that holder once it is back,
-/// and before it has answered, it delivers to its own connections only.
-const UNASKED_HOLDERS_KEEP_WHAT_OTHERS_SAY: bool = TODAYS_BUS;
-/// A connection was let in while another holder could not be asked. What went to that holder comes back late.
-const RETURNS_ARE_LATE: bool = TODAYS_BUS;
-/// A connection was refused. What its home had kept for it goes on late.
-const KEPT_FOR_THE_REFUSED_IS_LATE: bool = TODAYS_BUS;
-/// As `RETURNS_ARE_LATE`, and that holder was declared dead: what it had passed on before is routed again.
-const RETURNS_COME_TWICE: bool = TODAYS_BUS;
-/// A node says again in its new life what it does not know to have arrived in the one that was declared dead.
-const BROADCASTS_COME_TWICE: bool = TODAYS_BUS;
-
 /// How long a route may lead to a node that the user has left.
 const STALE_ROUTE: u64 = 40 * S;
 /// How long what was held up is under way once everybody can be reached again.
@@ -107,6 +92,18 @@ impl<'a> Excuses<'a> {
             let absences = absences.filter(|absence| meets(absence.process, end));
             let times = absences.map(|absence| (absence.since, absence.until)).chain(self.world.stalls.iter().copied());
             let losses = self.world.losses.iter().map(|loss| (loss.at, loss.at));
+            // The home of the sender's node keeps what is said to a user who is about to open there.
+            let opens_beside = |other: &&Client| Some(other.user) == said.user && Some(other.process) == said.process;
+            let answered = |client: &Client| client.opened_at.or(client.closed_at).unwrap_or(u64::MAX);
+            let openings = self.world.clients.iter().filter(opens_beside);
+            let kept = openings
+                .map(|opening| (opening.asked_at, answered(opening)))
+                .filter(|&(asked, answered)| asked <= said.sent_at && answered >= said.sent_at)
+                .map(|(_, answered)| answered.saturating_add(300 * MS + 20 * faults.latency + slow));
+            if let Some(kept) = kept.max().filter(|kept| *kept > end) {
+                end = kept;
+                continue;
+            }
             let later = times
                 .chain(losses)
                 .map(|(since, until)| (since, until.saturating_add(RECOVERS_WITHIN)))
@@ -142,8 +139,7 @@ impl<'a> Excuses<'a> {
         let first = self.first_of_stay(client);
         let Some((opened, user)) = first.opened_at.zip(said.user) else { return false };
         first.let_in_past.iter().any(|&holder| {
-            let passes = said.process == Some(holder) || UNASKED_HOLDERS_KEEP_WHAT_OTHERS_SAY;
-            passes
+            said.process == Some(holder)
                 && self.was_on(user, holder, said.sent_at, said.sent_at)
                 && said.sent_at <= self.answers_by(holder, opened)
         })
@@ -157,7 +153,7 @@ impl<'a> Excuses<'a> {
                 (other.process, other.user) == (client.process, client.user)
                     && other.opened_at < first.opened_at
                     && other.opened_at.is_some()
-                    && other.closed_at.is_none_or(|closed| closed >= first.asked_at)
+                    && other.closed_at.is_none_or(|closed| closed > first.asked_at)
             };
             match self.world.clients.iter().filter(is_earlier).min_by_key(|other| other.opened_at) {
                 Some(earlier) => first = earlier,
@@ -188,54 +184,6 @@ impl<'a> Excuses<'a> {
         let Some(closed) = client.closed_at else { return false };
         let written_by = self.answers_by(client.process, closed).saturating_add(RECOVERS_WITHIN);
         self.world.losses.iter().any(|loss| closed <= loss.at && loss.since <= written_by)
-    }
-
-    /// Whether a message may come to a connection after one that its sender said later.
-    pub fn may_be_late(&self, said: &Said, client: &Client, received_at: u64) -> bool {
-        let Some(user) = said.user else { return false };
-        let was_kept = |refused: &Client| {
-            let gone = refused.closed_at.unwrap_or(u64::MAX);
-            (refused.refused, refused.user) == (true, user)
-                && said.sent_at <= gone
-                && gone <= received_at
-                && self.arrives_by(said, Some(refused)) >= refused.asked_at
-                && received_at <= gone.saturating_add(RECOVERS_WITHIN)
-        };
-        (RETURNS_ARE_LATE && self.comes_back(said, client, received_at).is_some())
-            || (KEPT_FOR_THE_REFUSED_IS_LATE && self.world.clients.iter().any(was_kept))
-    }
-
-    /// The holder that a message may come back from, because the connection was let in while that could not be asked.
-    fn comes_back(&self, said: &Said, client: &Client, received_at: u64) -> Option<usize> {
-        let first = self.first_of_stay(client);
-        let opened = first.opened_at.filter(|&opened| said.sent_at < opened)?;
-        first.let_in_past.iter().copied().find(|&holder| {
-            self.arrives_by(said, Some(client)) >= opened
-                && received_at <= self.answers_by(holder, opened).saturating_add(RECOVERS_WITHIN)
-        })
-    }
-
-    /// Whether a message may come to a connection twice.
-    pub fn may_come_twice(&self, said: &Said, client: &Client, received_at: u64) -> bool {
-        RETURNS_COME_TWICE
-            && self.comes_back(said, client, received_at).is_some_and(|_| {
-                let past = &self.first_of_stay(client).let_in_past;
-                self.world.declared.iter().any(|(node, at)| {
-                    said.sent_at <= *at
-                        && *at <= received_at
-                        && past.iter().any(|&holder| self.world.processes[holder].node == *node)
-                })
-            })
-    }
-
-    pub fn may_broadcast_come_twice(&self, said: &Said, client: &Client, received_at: u64) -> bool {
-        BROADCASTS_COME_TWICE
-            && self.world.upheavals.iter().any(|upheaval| {
-                upheaval.was_declared
-                    && (said.process == Some(upheaval.process) || client.process == upheaval.process)
-                    && upheaval.since <= received_at
-                    && said.sent_at <= upheaval.until
-            })
     }
 
     /// Times within a connection's at which its node was not in the directory: it was declared dead though it lives.

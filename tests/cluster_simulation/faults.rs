@@ -1,5 +1,7 @@
 //! What goes wrong, and how everything comes to rest.
 
+use ringmesh::bus::Input as BusInput;
+
 use crate::redis::Data;
 
 use super::calls::ANSWER_MAX;
@@ -19,6 +21,8 @@ pub struct Faults {
     pub failovers: bool,
     pub suspensions: bool,
     pub kills: bool,
+    /// Processes that are told to stop, and start again later.
+    pub stops: bool,
     /// Shards that handle what the bus brings late.
     pub slow_shards: bool,
     /// Little room on the links.
@@ -43,14 +47,16 @@ pub enum Play {
     ManyMove,
     /// One user has connections on many nodes, which come and go; they and others speak to that user.
     OneOnMany,
+    /// The same, but most connections stay until the end: what is said has to reach each of them, whatever befell since.
+    OneStays,
 }
 
 impl Faults {
     /// Whether something befalls at times, beside what is slow or lost all the time. Who rushes pauses then now and then:
     /// the faults are to meet the rush, and the rush is to meet their end.
     pub(super) fn befall(&self) -> bool {
-        let Self { cuts, short_stalls, long_stalls, failovers, suspensions, kills, twins, flushes, .. } = *self;
-        [cuts, short_stalls, long_stalls, failovers, suspensions, kills, twins, flushes].contains(&true)
+        let Self { cuts, short_stalls, long_stalls, failovers, suspensions, kills, twins, flushes, stops, .. } = *self;
+        [cuts, short_stalls, long_stalls, failovers, suspensions, kills, twins, flushes, stops].contains(&true)
     }
 
     /// When the first fault befalls.
@@ -73,16 +79,22 @@ impl World {
             self.faults.kills,
             self.faults.twins,
             self.faults.flushes,
+            self.faults.stops,
         ];
         let kinds: Vec<usize> = (0..kinds.len()).filter(|&kind| kinds[kind]).collect();
         if !kinds.is_empty() {
             let kind = kinds[self.rng.below(kinds.len() as u64) as usize];
             self.disturbances.push(self.now);
             self.fault_of(kind);
+            if self.faults.play == Play::OneStays && !self.rng.one_in(4) {
+                self.fault_of(kind);
+            }
         }
         let (soon, most) = match self.faults {
             Faults { play: Play::Mixed, .. } => (3 * S, 20 * S),
-            Faults { kills: true, .. } => (20 * S, 40 * S),
+            // What a fault has held up has arrived before the next one, now and then.
+            Faults { play: Play::OneStays, .. } => (2 * S, 12 * S),
+            Faults { kills: true, .. } | Faults { stops: true, .. } => (20 * S, 40 * S),
             _ => (300 * MS, 6 * S),
         };
         let most = if self.rng.one_in(3) { soon } else { most };
@@ -110,7 +122,7 @@ impl World {
                 };
                 self.note(|| format!("a failover loses what was written since {since}"));
                 self.losses.push(Loss { since, at: self.now });
-                self.redis.data = data;
+                self.redis.fail_over(data);
                 let delay = self.rng.below(12 * S);
                 self.down_until = self.now + delay;
                 self.stalls.push((self.now, self.down_until));
@@ -144,12 +156,24 @@ impl World {
                 let node = self.processes[at].node.clone();
                 self.start(node);
             }
-            _ => {
+            7 => {
                 self.note(|| "all data of Redis is deleted".to_owned());
                 self.losses.push(Loss { since: 0, at: self.now });
                 self.redis.data = Data::default();
             }
+            _ => self.stop(at),
         }
+    }
+
+    /// As the node does it: its clients are gone first, and the bus has been told so.
+    fn stop(&mut self, at: usize) {
+        self.note(|| format!("process {at} is told to stop"));
+        self.processes[at].stops_since = Some(self.now);
+        let has_it = |client: &usize| self.clients[*client].process == at;
+        let clients: Vec<usize> = (0..self.clients.len()).filter(has_it).collect();
+        clients.into_iter().for_each(|client| self.close(client));
+        self.processes[at].from_redis.push_back(BusInput::Stop);
+        self.wake_bus(at);
     }
 
     pub(super) fn stall(&mut self, length: u64) {

@@ -2,6 +2,8 @@
 
 use ringmesh::bus::call::NodeId;
 
+use crate::process::Process;
+
 use super::{S, World};
 
 /// How long after its new life a node has entered its users again.
@@ -74,9 +76,14 @@ impl World {
         for (node, incarnation) in std::mem::take(&mut self.redis.declared) {
             self.note(|| format!("{node} of life {incarnation} is declared dead"));
             self.declared.push((node.clone(), self.now));
-            let alive = self.processes.iter().position(|process| {
-                process.node == node && process.is_alive && process.bus.incarnation() == incarnation
-            });
+            // Who has been told to stop may have released its lease, and wait for the answer.
+            let is_it = |process: &Process| {
+                process.node == node
+                    && process.is_alive
+                    && process.stops_since.is_none()
+                    && process.bus.incarnation() == incarnation
+            };
+            let alive = self.processes.iter().position(is_it);
             if alive.is_none() {
                 self.is_known_dead(&node);
             }
@@ -87,13 +94,10 @@ impl World {
                 let since = since.unwrap_or(self.now);
                 self.upheavals.push(Upheaval { process, since, until: u64::MAX, was_declared: true });
             }
-            let innocent = self.processes.iter().enumerate().find(|(_, process)| {
-                process.node == node
-                    && process.is_alive
-                    && process.suspended_until + 25 * S < self.now
-                    && process.cut_off_at + 25 * S < self.now
-                    && process.bus.incarnation() == incarnation
-            });
+            let is_innocent = |process: &&Process| {
+                is_it(process) && process.suspended_until + 25 * S < self.now && process.cut_off_at + 25 * S < self.now
+            };
+            let innocent = self.processes.iter().find(is_innocent);
             assert!(innocent.is_none(), "{node} lives, and is declared dead");
         }
     }

@@ -46,6 +46,8 @@ pub struct Process {
     /// When it ran last after it had not run for long.
     pub woke_at: u64,
     pub is_connected: bool,
+    /// Since when it has been told to stop.
+    pub stops_since: Option<u64>,
     /// Its subscriptions stand.
     pub is_subscribed: bool,
     /// Grows with each connection.
@@ -64,6 +66,9 @@ pub struct Process {
 struct Calls {
     calls: Vec<(CallId, Call)>,
     to_shard: VecDeque<FromBus>,
+    /// Messages that the shard was told, broadcasts aside, and that it has handled.
+    told: u64,
+    handled: u64,
     has_room: bool,
     standing: BTreeMap<String, Standing>,
 }
@@ -81,7 +86,7 @@ impl BusEffects for Calls {
         self.has_room
     }
 
-    fn push(&mut self, _shard: ShardId, message: FromBus) {
+    fn push(&mut self, _shard: ShardId, message: FromBus) -> u64 {
         match &message {
             FromBus::Registered { user, .. } => {
                 let before = self.standing.insert(user.name.to_string(), Standing::Here);
@@ -93,7 +98,14 @@ impl BusEffects for Calls {
             }
             _ => {}
         }
+        self.told += u64::from(!matches!(message, FromBus::Broadcast { .. }));
+        let number = self.told;
         self.to_shard.push_back(message);
+        number
+    }
+
+    fn handled(&self, _shard: ShardId) -> u64 {
+        self.handled
     }
 }
 
@@ -228,11 +240,19 @@ impl Process {
             suspended_until: 0,
             woke_at: 0,
             is_connected: false,
+            stops_since: None,
             is_subscribed: false,
             session: 0,
             cut_off_at: 0,
             from_redis: VecDeque::new(),
-            calls: Calls { calls: Vec::new(), to_shard: VecDeque::new(), has_room: true, standing: BTreeMap::new() },
+            calls: Calls {
+                calls: Vec::new(),
+                to_shard: VecDeque::new(),
+                told: 0,
+                handled: 0,
+                has_room: true,
+                standing: BTreeMap::new(),
+            },
             conns: 0,
             clients: 0,
             runs_at: None,
@@ -283,6 +303,7 @@ impl Process {
             let Some(message) = self.calls.to_shard.pop_front() else { break };
             let outcome = self.hub.handle(Micros(now), Input::Bus(&message), &mut self.outlet);
             assert_eq!(outcome, Outcome::Done, "one shard has always room for itself");
+            self.calls.handled += u64::from(!matches!(message, FromBus::Broadcast { .. }));
         }
         self.calls.has_room = self.calls.to_shard.len() < 64;
     }
@@ -303,7 +324,7 @@ impl Process {
                 }
                 _ => {}
             }
-            self.bus.handle(Micros(now), BusInput::Shard(message), &mut self.calls);
+            self.bus.handle(Micros(now), BusInput::Shard(ShardId(0), message), &mut self.calls);
         }
         self.calls.has_room = self.calls.to_shard.len() < 64;
         self.bus.turn(Micros(now), self.clients, &mut self.calls);

@@ -3,12 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use compact_str::CompactString;
-use ringmesh::bus::call::{Call, Holder, Incarnation, LeaseState, Location, NodeId, Reply, Seen};
+use ringmesh::bus::call::{
+    CAPABILITIES, Call, Holder, Incarnation, LINK_VERSION, LeaseState, Location, NodeId, Reply, Run, Seen,
+};
 
 /// Where the server's clock starts, in microseconds.
 const CLOCK_AT_START_US: u64 = 1_700_000_000_000_000;
 const LEASE_US: u64 = 10_000_000;
 const REMOVAL_KEPT_MS: u64 = 60_000;
+const YOUNG_US: u64 = 3_000_000;
 
 /// What an executed call leads to.
 pub enum Outcome {
@@ -51,12 +54,16 @@ struct User {
     named: Option<NodeId>,
     holders: BTreeMap<NodeId, Entry>,
     gone: BTreeMap<NodeId, (Incarnation, u64)>,
-    version: u64,
     grace: Option<Grace>,
     expires_ms: Option<u64>,
 }
 
 impl User {
+    /// Since when somebody holds the user who does from now on.
+    fn next_since(&self, clock: u64) -> u64 {
+        self.holders.values().map(|entry| entry.since + 1).max().unwrap_or(0).max(clock)
+    }
+
     fn by_age(&self) -> Vec<(NodeId, Entry)> {
         let mut holders: Vec<_> = self.holders.iter().map(|(node, entry)| (node.clone(), *entry)).collect();
         holders.sort_by_key(|(_, entry)| entry.since);
@@ -73,13 +80,28 @@ pub struct Data {
     last: BTreeMap<NodeId, Incarnation>,
     lives: BTreeMap<NodeId, BTreeSet<Incarnation>>,
     dead: BTreeSet<(NodeId, Incarnation)>,
-    registry: BTreeMap<NodeId, Incarnation>,
+    /// A life, and the marker under which it was entered.
+    registry: BTreeMap<NodeId, (Incarnation, u64)>,
+    /// The run's marker, when it was written, and by which server.
+    marker: Option<Marker>,
     buckets: BTreeMap<(NodeId, Incarnation), BTreeMap<CompactString, u64>>,
+}
+
+#[derive(Clone, Copy)]
+struct Marker {
+    number: u64,
+    written_at: u64,
+    server: u64,
 }
 
 #[derive(Default)]
 pub struct Redis {
     pub data: Data,
+    /// Another one with each failover.
+    server: u64,
+    markers: u64,
+    /// What the rim of each process keeps: the marker that it saw last, and how often that has changed.
+    runs: BTreeMap<u64, (u64, u64)>,
     pub events: Vec<Event>,
     /// Lives that were declared dead by a call that has just been executed.
     pub declared: Vec<(NodeId, Incarnation)>,
@@ -92,28 +114,34 @@ impl Redis {
     pub fn execute(&mut self, now: u64, node: &NodeId, token: u64, call: &Call, subscribed: &[NodeId]) -> Outcome {
         self.now = now;
         Outcome::Answer(match call {
-            Call::Acquire => self.acquire(node, token),
-            Call::RenewLease { incarnation, .. } => self.renew_lease(node, token, *incarnation),
+            Call::Acquire { after } => self.acquire(node, token, *after),
+            Call::RenewLease { incarnation, entered_run, .. } => {
+                self.renew_lease(node, token, *incarnation, *entered_run)
+            }
             Call::Release { incarnation } => self.release(node, token, *incarnation),
             Call::Register { user, incarnation, op } => {
                 self.list(node, *incarnation, user, *op);
-                self.register(node, user, *incarnation, *op)
+                self.register(node, token, user, *incarnation, *op)
             }
             Call::Unregister { user, incarnation, op, grace_ms } => {
                 self.unregister(node, user, *incarnation, *op, *grace_ms)
             }
             Call::EndGrace { user, incarnation } => return self.end_grace(node, user, *incarnation),
-            Call::Locate { user } => Reply::Located(self.locate(user)),
+            Call::Locate { user } => Reply::Located(self.locate(token, user)),
             Call::Renew { incarnation, users } => {
-                let mut restored = 0;
-                for (user, op) in users {
+                let (mut restored, mut superseded) = (Vec::new(), Vec::new());
+                for (at, (user, op)) in users.iter().enumerate() {
                     self.list(node, *incarnation, user, *op);
-                    restored += u64::from(self.renew(node, user, *incarnation, *op));
+                    match self.renew(node, user, *incarnation, *op) {
+                        Renewal::There => {}
+                        Renewal::PutBack => restored.push((at, self.others(node, user))),
+                        Renewal::Superseded => superseded.push(at),
+                    }
                 }
-                Reply::Renewed { restored }
+                Reply::Renewed { restored, superseded, run: self.run(token, true) }
             }
-            Call::Look => self.look(node, subscribed),
-            Call::DeclareDead { node, incarnation } => self.declare_dead(node, *incarnation),
+            Call::Look => self.look(node, token, subscribed),
+            Call::DeclareDead { node, incarnation, again } => self.declare_dead(node, *incarnation, *again),
             Call::Reap { node, incarnation } => return self.reap(node, *incarnation),
             Call::HearEvents { .. } => Reply::Done,
             Call::PublishLink { .. } | Call::PublishContract { .. } => unreachable!("the world publishes"),
@@ -139,8 +167,38 @@ impl Redis {
     }
 
     /// The registry.
-    pub fn registry(&self) -> &BTreeMap<NodeId, Incarnation> {
-        &self.data.registry
+    pub fn registry(&self) -> impl Iterator<Item = (&NodeId, Incarnation)> {
+        self.data.registry.iter().map(|(node, &(incarnation, _))| (node, incarnation))
+    }
+
+    /// A replica takes over, which has no more than this.
+    pub fn fail_over(&mut self, data: Data) {
+        self.data = data;
+        self.server += 1;
+    }
+
+    /// The run as the rim of a process tells it: the marker is written when it is missing, and, where the script looks at
+    /// the server too, when it was written by another one.
+    fn run(&mut self, token: u64, looks_at_server: bool) -> Run {
+        let is_right = |marker: &Marker| !looks_at_server || marker.server == self.server;
+        let marker = match self.data.marker.filter(is_right) {
+            Some(marker) => marker,
+            None => {
+                self.markers += 1;
+                let marker = Marker { number: self.markers, written_at: self.now, server: self.server };
+                *self.data.marker.insert(marker)
+            }
+        };
+        let (seen, id) = self.runs.entry(token).or_insert((marker.number, 1));
+        if *seen != marker.number {
+            (*seen, *id) = (marker.number, *id + 1);
+        }
+        Run { id: *id, is_young: self.now < marker.written_at + YOUNG_US }
+    }
+
+    fn others(&mut self, node: &NodeId, user: &CompactString) -> Vec<Holder> {
+        let by_age = self.user(user).by_age();
+        by_age.into_iter().filter(|(other, _)| other != node).map(holder).collect()
     }
 
     fn clock_us(&self) -> u64 {
@@ -169,7 +227,7 @@ impl Redis {
         (until > self.now).then_some((incarnation, token))
     }
 
-    fn acquire(&mut self, node: &NodeId, token: u64) -> Reply {
+    fn acquire(&mut self, node: &NodeId, token: u64, after: Incarnation) -> Reply {
         let held = self.lease(node);
         if let Some((incarnation, holder)) = held
             && holder != token
@@ -179,10 +237,10 @@ impl Redis {
         }
         let clock = self.clock_us();
         let lives = self.data.lives.entry(node.clone()).or_default();
-        let incarnation = held.map_or_else(
+        let incarnation = held.filter(|(incarnation, _)| *incarnation > after).map_or_else(
             || {
                 let last = self.data.last.get(node).copied().unwrap_or(0);
-                clock.max(last + 1).max(lives.last().copied().unwrap_or(0) + 1)
+                clock.max(last + 1).max(lives.last().copied().unwrap_or(0) + 1).max(after + 1)
             },
             |(incarnation, _)| incarnation,
         );
@@ -190,22 +248,20 @@ impl Redis {
         lives.insert(incarnation);
         self.data.leases.insert(node.clone(), (incarnation, token, self.now + LEASE_US));
         self.data.last.insert(node.clone(), incarnation);
-        self.enrol(node, incarnation, true);
         Reply::Acquired { incarnation, earlier }
     }
 
-    fn enrol(&mut self, node: &NodeId, incarnation: Incarnation, enters: bool) {
-        if self.data.registry.get(node).copied().unwrap_or(0) > incarnation {
+    fn enrol(&mut self, node: &NodeId, incarnation: Incarnation, marker: Option<u64>) {
+        if self.data.registry.get(node).is_some_and(|(entered, _)| *entered > incarnation) {
             return;
         }
-        if enters {
-            self.data.registry.insert(node.clone(), incarnation);
-        } else {
-            self.data.registry.remove(node);
+        match marker {
+            Some(marker) => _ = self.data.registry.insert(node.clone(), (incarnation, marker)),
+            None => _ = self.data.registry.remove(node),
         }
     }
 
-    fn renew_lease(&mut self, node: &NodeId, token: u64, incarnation: Incarnation) -> Reply {
+    fn renew_lease(&mut self, node: &NodeId, token: u64, incarnation: Incarnation, entered_run: Option<u64>) -> Reply {
         if self.data.dead.contains(&(node.clone(), incarnation)) {
             return Reply::Lease(LeaseState::Dead);
         }
@@ -217,7 +273,13 @@ impl Redis {
         self.data.leases.insert(node.clone(), (incarnation, token, self.now + LEASE_US));
         self.data.last.insert(node.clone(), incarnation);
         self.data.lives.entry(node.clone()).or_default().insert(incarnation);
-        self.enrol(node, incarnation, true);
+        // The rim enters the node by the marker that it knows.
+        let known = self.runs.get(&token).copied();
+        if let Some((marker, id)) = known
+            && entered_run == Some(id)
+        {
+            self.enrol(node, incarnation, Some(marker));
+        }
         Reply::Lease(LeaseState::Ours)
     }
 
@@ -228,12 +290,20 @@ impl Redis {
         }
         if is_empty {
             self.data.lives.entry(node.clone()).or_default().remove(&incarnation);
-            self.enrol(node, incarnation, false);
+            self.enrol(node, incarnation, None);
         }
         Reply::Done
     }
 
-    fn register(&mut self, node: &NodeId, name: &CompactString, incarnation: Incarnation, op: u64) -> Reply {
+    fn register(
+        &mut self,
+        node: &NodeId,
+        token: u64,
+        name: &CompactString,
+        incarnation: Incarnation,
+        op: u64,
+    ) -> Reply {
+        let run = self.run(token, true);
         let clock = self.clock_us();
         let user = self.user(name);
         let own = user.holders.get(node).copied();
@@ -241,22 +311,20 @@ impl Redis {
         if own.is_some_and(|own| own.is_later(incarnation, op)) || gone.is_some_and(|gone| gone > (incarnation, op)) {
             return Reply::Superseded;
         }
-        let version = clock.max(user.version + 1);
-        let since = own.filter(|own| own.incarnation == incarnation).map_or(version, |own| own.since);
+        let next = user.next_since(clock);
+        let since = own.filter(|own| own.incarnation == incarnation).map_or(next, |own| own.since);
         let others: Vec<(NodeId, Entry)> = user.by_age().into_iter().filter(|(other, _)| other != node).collect();
         let newest = others.iter().rfind(|(_, other)| other.since > since).map_or(node, |(other, _)| other);
         let is_online = user.holders.is_empty() && user.grace.is_none();
         user.named = Some(newest.clone());
         user.holders.insert(node.clone(), Entry { incarnation, op, since });
-        user.version = version;
         user.gone.remove(node);
         user.grace = None;
         user.expires_ms = None;
         if is_online {
             self.publish(name, true);
         }
-        let others = others.into_iter().map(|(node, entry)| Holder { node, incarnation: entry.incarnation }).collect();
-        Reply::Registered { version, others }
+        Reply::Registered { others: others.into_iter().map(holder).collect(), run }
     }
 
     fn unregister(
@@ -289,11 +357,10 @@ impl Redis {
     }
 
     fn remove(&mut self, node: &NodeId, name: &CompactString, incarnation: Incarnation, op: u64, grace_ms: u64) {
-        let (clock, now_ms) = (self.clock_us(), self.clock_ms());
+        let now_ms = self.clock_ms();
         let user = self.user(name);
         let held = user.holders.remove(node).is_some();
         user.gone.insert(node.clone(), (incarnation, op));
-        user.version = clock.max(user.version + 1);
         if let Some((newest, _)) = user.by_age().pop() {
             user.named = Some(newest);
             user.expires_ms = None;
@@ -343,65 +410,67 @@ impl Redis {
         }
     }
 
-    fn locate(&mut self, name: &CompactString) -> Location {
+    fn locate(&mut self, token: u64, name: &CompactString) -> Location {
+        let run = self.run(token, false);
         let user = self.user(name);
-        let holders: Vec<Holder> =
-            user.by_age().into_iter().map(|(node, entry)| Holder { node, incarnation: entry.incarnation }).collect();
-        let version = if holders.is_empty() { 0 } else { user.version };
+        let holders: Vec<Holder> = user.by_age().into_iter().map(holder).collect();
         let foreign = user.named.clone().filter(|named| !holders.iter().any(|holder| holder.node == *named));
-        Location { version, holders, foreign }
+        Location { holders, foreign, run }
     }
 
-    fn renew(&mut self, node: &NodeId, name: &CompactString, incarnation: Incarnation, op: u64) -> bool {
+    fn renew(&mut self, node: &NodeId, name: &CompactString, incarnation: Incarnation, op: u64) -> Renewal {
         let clock = self.clock_us();
         let user = self.user(name);
         let own = user.holders.get(node).copied();
         let is_named = user.named.as_ref().is_some_and(|named| user.holders.contains_key(named));
         if is_named && own.is_some_and(|own| (own.incarnation, own.op) == (incarnation, op)) {
-            return false;
+            return Renewal::There;
         }
         if own.is_some_and(|own| own.is_later(incarnation, op))
             || user.gone.get(node).is_some_and(|gone| *gone > (incarnation, op))
         {
-            return false;
+            return Renewal::Superseded;
         }
         let mut newest = user.by_age().pop().map(|(newest, _)| newest);
         if own.is_none_or(|own| (incarnation, op) > (own.incarnation, own.op)) {
-            let version = clock.max(user.version + 1);
             let since = match own.filter(|own| own.incarnation == incarnation) {
                 Some(own) => own.since,
                 None => {
                     newest = Some(node.clone());
-                    version
+                    user.next_since(clock)
                 }
             };
             user.holders.insert(node.clone(), Entry { incarnation, op, since });
-            user.version = version;
             user.grace = None;
         }
         user.expires_ms = None;
         user.named = newest;
-        true
+        Renewal::PutBack
     }
 
-    fn look(&mut self, asking: &NodeId, subscribed: &[NodeId]) -> Reply {
+    fn look(&mut self, asking: &NodeId, token: u64, subscribed: &[NodeId]) -> Reply {
+        let run = self.run(token, true);
+        let marker = self.data.marker.map(|marker| marker.number);
         let nodes: Vec<Seen> = self
             .data
             .registry
             .iter()
-            .map(|(node, &incarnation)| Seen {
+            .map(|(node, &(incarnation, entered))| Seen {
                 node: node.clone(),
                 incarnation,
                 has_lease: self.lease(node).is_some_and(|(holder, _)| holder == incarnation),
+                is_entered: Some(entered) == marker,
+                version: LINK_VERSION,
+                capabilities: CAPABILITIES,
             })
             .collect();
         let is_foreign = |node: &&NodeId| *node != asking && !self.data.registry.contains_key(*node);
         let foreign: BTreeSet<NodeId> = subscribed.iter().filter(is_foreign).cloned().collect();
-        Reply::Looked { nodes, foreign: foreign.into_iter().collect() }
+        Reply::Looked { nodes, foreign: foreign.into_iter().collect(), run }
     }
 
-    fn declare_dead(&mut self, node: &NodeId, incarnation: Incarnation) -> Reply {
-        if self.lease(node).is_some_and(|(holder, _)| holder <= incarnation) {
+    fn declare_dead(&mut self, node: &NodeId, incarnation: Incarnation, again: bool) -> Reply {
+        if !again && self.lease(node).is_some_and(|(holder, _)| holder <= incarnation) {
             return Reply::Declared(false);
         }
         if self.data.dead.insert((node.clone(), incarnation)) {
@@ -433,7 +502,18 @@ impl Redis {
             self.data.buckets.remove(&(node.clone(), life));
             self.data.lives.entry(node.clone()).or_default().remove(&life);
         }
-        self.enrol(node, incarnation, false);
+        self.enrol(node, incarnation, None);
         Outcome::Answer(Reply::Reaped(true))
     }
+}
+
+/// What a renewal has found.
+enum Renewal {
+    There,
+    PutBack,
+    Superseded,
+}
+
+fn holder((node, entry): (NodeId, Entry)) -> Holder {
+    Holder { node, incarnation: entry.incarnation, op: entry.op }
 }

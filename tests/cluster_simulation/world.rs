@@ -28,6 +28,8 @@ pub const S: u64 = 1_000_000;
 const NODES: usize = 3;
 /// How long after the last fault and the last action everything has to have come to rest.
 const QUIET: u64 = 130 * S;
+/// How long a bus that stops waits for what is under way.
+const STOP_WITHIN: u64 = 3 * S;
 
 pub struct Rng(pub u64);
 
@@ -276,6 +278,8 @@ impl World {
         }
         if self.processes[at].bus.is_finished() {
             self.note(|| format!("process {at} has finished"));
+            let (node, delay) = (self.processes[at].node.clone(), self.rng.below(10 * S));
+            self.at(self.now + delay, What::Restart(node));
             return self.end(at, true);
         }
         if self.processes[at].has_for_shard() {
@@ -320,7 +324,9 @@ impl World {
             self.at(self.now + delay, What::Unsubscribe(at));
         }
         let now = self.now;
-        if self.processes[at].bus.incarnation() != 0 {
+        // Nothing is lost with a process that stops, unless time was up.
+        let has_time = |since: u64| now - since < STOP_WITHIN;
+        if self.processes[at].bus.incarnation() != 0 && !self.processes[at].stops_since.is_some_and(has_time) {
             self.upheavals.push(Upheaval { process: at, since: now, until: u64::MAX, was_declared: false });
         }
         self.ends_outage(at);
@@ -340,8 +346,8 @@ fn story(envelope: &Bytes) -> String {
         let number =
             text.rsplit_once("content\":\"").map_or("", |(_, number)| number.split(['/', '"']).next().unwrap_or(""));
         let kind = item.kind.map_or_else(|| "?".to_owned(), |kind| format!("{kind:?}"));
-        let stamp = format!("{}:{}:{}", item.origin, item.stream % 1000, item.place);
-        told += &format!(" {kind}/{} {} {} {stamp} {number};", item.flags, item.user, item.number);
+        let stamp = format!("{}:{}:{}", item.origin.node, item.origin.process % 1000, item.place);
+        told += &format!(" {kind} {} {} {stamp} {number};", item.user, item.number);
     }
     told
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use bytes::Bytes;
-use ringmesh::hub::bus::{FromBus, ToBus, Via};
+use ringmesh::hub::bus::{FromBus, ToBus};
 use ringmesh::hub::envelope::{UserKey, home_of};
 use ringmesh::ids::ShardId;
 use ringmesh::shard::port::BusPort;
@@ -113,7 +113,7 @@ impl FakeBus {
                 let before = self.unicasts.insert(number_of(&frame), delivered_here);
                 assert_eq!(before, None, "a message goes to the bus once");
             }
-            ToBus::Returned { frame, .. } => assert!(self.returned.insert(number_of(&frame)), "handed back twice"),
+            ToBus::Returned { ticket } => assert!(self.returned.insert(ticket.to_string()), "handed back twice"),
             ToBus::Broadcast { frame } => *self.broadcasts.entry(number_of(&frame)).or_default() += 1,
             ToBus::Fenced { fence } => {
                 assert_eq!(self.fences[shard.index()].pop_front().map(|(expected, _)| expected), Some(fence));
@@ -149,9 +149,8 @@ impl FakeBus {
                 let (user, stay) = known[rng.below(known.len())].clone();
                 let frame =
                     Bytes::from(text_frame(&format!(r#"{{"type":"message","from":"far","content":"{number}/far"}}"#)));
-                let via = Via { link: 1, seq: number, ..Via::default() };
                 let early = stay == Stay::Arriving;
-                self.push(&user.clone(), FromBus::Unicast { target: user.clone(), frame, via, early });
+                self.push(&user.clone(), FromBus::Unicast { target: user.clone(), frame, ticket: number, early });
                 Some((number, user.name.to_string()))
             }
         }

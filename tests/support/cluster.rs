@@ -29,6 +29,7 @@ impl Nodes {
 
     /// The same on a Redis that runs.
     pub fn on(redis: RedisServer, count: usize, flags: &[(&str, &str)]) -> Nodes {
+        redis.age();
         let nodes = start_nodes(&redis.url(), count, flags);
         Nodes { nodes, redis }
     }

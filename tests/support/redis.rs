@@ -117,6 +117,14 @@ impl RedisServer {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// Makes it one that has been in use for long: on a new one nodes wait for 3 s, since others may have been there before
+    /// it lost its data. A test of nothing of that kind need not wait.
+    pub fn age(&self) {
+        let info = self.ask(&["INFO", "replication"]);
+        let id = info.lines().find_map(|line| line.strip_prefix("master_replid:")).expect("a replication id");
+        self.ask(&["SET", ringmesh::bus::keys::RUN, &format!("1:aged:{}", id.trim())]);
+    }
+
     /// The answer to a command, as `redis-cli` prints it, without the line end.
     ///
     /// # Panics

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use compact_str::CompactString;
-use ringmesh::bus::call::{Call, CallId, Holder, Incarnation, Location, Reply};
+use ringmesh::bus::call::{Call, CallId, Holder, Incarnation, LeaseState, Location, Reply, Run, Seen};
 use ringmesh::bus::redis::{Caller, Event, Events, RedisConfig, start};
 use ringmesh::config::RedisUrl;
 use tokio::time::{Instant, timeout_at};
@@ -50,9 +50,15 @@ impl Rim {
         rim
     }
 
-    /// Takes the lease; answers the earlier lives.
+    /// Takes the lease, with another life than before; answers the earlier lives.
     pub async fn acquire(&mut self) -> Vec<Incarnation> {
-        match self.call(Call::Acquire).await {
+        let after = self.incarnation;
+        self.acquire_after(after).await
+    }
+
+    /// Takes the lease, with a life greater than that; answers the earlier lives.
+    pub async fn acquire_after(&mut self, after: Incarnation) -> Vec<Incarnation> {
+        match self.call(Call::Acquire { after }).await {
             Reply::Acquired { incarnation, earlier } => {
                 self.incarnation = incarnation;
                 earlier
@@ -132,11 +138,11 @@ impl Rim {
         Call::Unregister { user: user.into(), incarnation: self.incarnation, op, grace_ms }
     }
 
-    /// Registers a user who has come; answers the version and the other holders.
-    pub async fn register(&mut self, user: &str) -> (u64, Vec<String>) {
+    /// Registers a user who has come; answers the other holders.
+    pub async fn register(&mut self, user: &str) -> Vec<String> {
         let call = self.registration(user);
         match self.call(call).await {
-            Reply::Registered { version, others } => (version, names(&others)),
+            Reply::Registered { others, .. } => names(&others),
             other => panic!("{user} at {}: {other:?}", self.id),
         }
     }
@@ -160,13 +166,43 @@ impl Rim {
         names(&self.locate(user).await.holders)
     }
 
-    /// Renews users with the numbers that registered them; answers how many were put back.
-    pub async fn renew(&mut self, users: &[(&str, u64)]) -> u64 {
+    /// Renews users with the numbers that registered them.
+    pub async fn renewal(&mut self, users: &[(&str, u64)]) -> Renewal {
         let users = users.iter().map(|(user, op)| (CompactString::from(*user), *op)).collect();
         match self.call(Call::Renew { incarnation: self.incarnation, users }).await {
-            Reply::Renewed { restored } => restored,
+            Reply::Renewed { restored, superseded, run } => Renewal { restored, superseded, run },
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Renews users, none of which a later operation has taken off; answers how many were put back.
+    pub async fn renew(&mut self, users: &[(&str, u64)]) -> usize {
+        let renewal = self.renewal(users).await;
+        assert!(renewal.superseded.is_empty(), "{renewal:?}");
+        renewal.restored.len()
+    }
+
+    /// Renews the lease, with the run in which all users were entered.
+    pub async fn renew_lease(&mut self, entered_run: Option<u64>) -> LeaseState {
+        let call = Call::RenewLease { incarnation: self.incarnation, connections: 0, entered_run };
+        match self.call(call).await {
+            Reply::Lease(state) => state,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The registry, and the run.
+    pub async fn look(&mut self) -> (Vec<Seen>, Run) {
+        match self.call(Call::Look).await {
+            Reply::Looked { nodes, run, .. } => (nodes, run),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Enters the node in the registry, in the present run.
+    pub async fn enrol(&mut self) {
+        let (_, run) = self.look().await;
+        assert_eq!(self.renew_lease(Some(run.id)).await, LeaseState::Ours);
     }
 
     /// Hears `user:events` from now on.
@@ -208,6 +244,17 @@ impl Rim {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// What a renewal answers.
+#[derive(Debug)]
+pub struct Renewal {
+    /// What was put back.
+    pub restored: Vec<(usize, Vec<Holder>)>,
+    /// What a later operation has taken off.
+    pub superseded: Vec<usize>,
+    /// The run of Redis.
+    pub run: Run,
 }
 
 /// The holders' names.

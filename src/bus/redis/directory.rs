@@ -5,15 +5,16 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use compact_str::CompactString;
-use redis::{Value, cmd};
+use redis::{Cmd, Value, cmd};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::super::call::{Holder, Incarnation, Location};
+use super::super::call::{Holder, Incarnation, Location, Run};
 use super::super::keys::{self, UserKeys};
 use super::super::scripts::Name;
 use super::caller::Ticket;
 use super::open::{number, string};
+use super::runs::{ASKED_MAX, Place};
 use super::servers::{Answer, Request};
 use super::session::Rim;
 use super::{Call, Reply, membership, reap};
@@ -56,6 +57,13 @@ struct UserArgs {
     keys: UserKeys,
     /// What the script is told of this user.
     args: Vec<String>,
+}
+
+/// What a script says of a user.
+struct UserAnswer {
+    answer: Answer,
+    /// Whether the run is young, of scripts that say so.
+    is_young: bool,
 }
 
 /// A user as a bucket lists it.
@@ -135,10 +143,34 @@ impl Rim {
         Request { slot: keys.slot, command }
     }
 
+    /// Where the marker of the run is that a slot's users belong to.
+    fn place(&self, slot: u16) -> Place {
+        if self.servers.is_cluster() { Place::Slot(slot) } else { Place::Registry }
+    }
+
+    fn run_key(&self, place: Place) -> String {
+        match place {
+            Place::Registry => keys::RUN.to_owned(),
+            Place::Slot(slot) => self.tags.run(slot),
+        }
+    }
+
+    /// Takes in the marker that an answer begins with; whether the run is young.
+    pub fn observe(&self, place: Place, answer: &[Value]) -> Option<bool> {
+        let server = |place| {
+            let slot = match place {
+                Place::Registry => keys::slot(keys::REGISTRY.as_bytes()),
+                Place::Slot(slot) => slot,
+            };
+            self.servers.of_slot(slot).map(|server| server.id)
+        };
+        self.runs.observe(place, answer, |other| server(other) == server(place))
+    }
+
     /// Runs a script that takes many users at once: `head` are its first arguments, and each user has own ones. The
     /// answer for each user, in order.
-    async fn ask_users(&self, name: Name, head: &[&str], users: Vec<UserArgs>) -> Vec<Answer> {
-        let mut answers: Vec<Answer> = users.iter().map(|_| None).collect();
+    async fn ask_users(&self, name: Name, head: &[&str], users: Vec<UserArgs>) -> Vec<UserAnswer> {
+        let mut answers: Vec<UserAnswer> = users.iter().map(|_| UserAnswer { answer: None, is_young: false }).collect();
         let all = (0..users.len()).collect();
         let singly = self.ask_groups(name, head, &users, self.groups(all, &users), &mut answers).await;
         // What the script could not do for one of them, such as overwrite a key of another type, it may for the others.
@@ -164,27 +196,41 @@ impl Rim {
         head: &[&str],
         users: &[UserArgs],
         groups: Vec<Vec<usize>>,
-        answers: &mut [Answer],
+        answers: &mut [UserAnswer],
     ) -> Vec<usize> {
         let requests = groups.iter().map(|group| {
+            let slot = users[group[0]].keys.slot;
+            let run = name.answers_run().then(|| self.run_key(self.place(slot)));
             let keys = group.iter().map(|place| &users[*place].keys);
-            let names: Vec<&str> = keys.flat_map(|keys| [keys.named.as_str(), keys.holders.as_str()]).collect();
-            let mut command = self.servers.scripts().call(name, &names);
+            let names = keys.flat_map(|keys| [keys.named.as_str(), keys.holders.as_str()]);
+            let mut command =
+                self.servers.scripts().call(name, &run.as_deref().into_iter().chain(names).collect::<Vec<_>>());
+            if run.is_some() {
+                command.arg(self.runs.new_text());
+            }
             command.arg(head);
             for place in group {
                 command.arg(&users[*place].args);
             }
-            Request { slot: users[group[0]].keys.slot, command }
+            Request { slot, command }
         });
         let all = self.servers.ask_all(requests.collect()).await;
         let mut failed = Vec::new();
+        let head_parts = if name.answers_run() { 2 } else { 0 };
         for (group, answer) in groups.into_iter().zip(all) {
             match answer {
-                Some(Ok(Value::Array(parts))) if parts.len() == group.len() => {
-                    group.into_iter().zip(parts).for_each(|(place, part)| answers[place] = Some(Ok(part)));
+                Some(Ok(Value::Array(parts))) if parts.len() == head_parts + group.len() => {
+                    let is_young = match name.answers_run() {
+                        true => self.observe(self.place(users[group[0]].keys.slot), &parts),
+                        false => Some(false),
+                    };
+                    let Some(is_young) = is_young else { continue };
+                    for (place, part) in group.into_iter().zip(parts.into_iter().skip(head_parts)) {
+                        answers[place] = UserAnswer { answer: Some(Ok(part)), is_young };
+                    }
                 }
                 Some(Err(_)) if group.len() > 1 => failed.extend(group),
-                Some(Err(error)) => answers[group[0]] = Some(Err(error)),
+                Some(Err(error)) => answers[group[0]].answer = Some(Err(error)),
                 _ => {}
             }
         }
@@ -241,25 +287,33 @@ impl Rim {
         Listed { user, slot, incarnation, op }
     }
 
-    async fn register(&self, calls: Vec<(Ticket, Registration)>) {
+    async fn register(&self, mut calls: Vec<(Ticket, Registration)>) {
         let _permit = self.gate.acquire().await;
-        let users: Vec<_> = calls.iter().map(|(_, each)| self.listed(&each.user, each.incarnation, each.op)).collect();
-        let is_listed = self.list(&users).await;
-        // Those that are not listed fail, by dropping their tickets.
-        let mut listed = is_listed.into_iter();
-        let calls: Vec<_> = calls.into_iter().filter(|_| listed.next() == Some(true)).collect();
-        let users = calls.iter().map(|(_, each)| {
-            let online = self.event("online", &each.user, &self.node);
-            UserArgs {
-                keys: self.tags.user(&each.user),
-                args: vec![each.incarnation.to_string(), each.op.to_string(), online],
+        for _ in 0..ASKED_MAX {
+            let asked_in = self.runs.id();
+            let users: Vec<_> =
+                calls.iter().map(|(_, each)| self.listed(&each.user, each.incarnation, each.op)).collect();
+            let is_listed = self.list(&users).await;
+            // Those that are not listed fail, by dropping their tickets.
+            let mut listed = is_listed.into_iter();
+            calls.retain(|_| listed.next() == Some(true));
+            let users = calls.iter().map(|(_, each)| {
+                let online = self.event("online", &each.user, &self.node);
+                UserArgs {
+                    keys: self.tags.user(&each.user),
+                    args: vec![each.incarnation.to_string(), each.op.to_string(), online],
+                }
+            });
+            let answers = self.ask_users(Name::Register, &[&self.node, USER_TTL_S], users.collect()).await;
+            if self.runs.id() != asked_in {
+                continue;
             }
-        });
-        let answers = self.ask_users(Name::Register, &[&self.node, USER_TTL_S], users.collect()).await;
-        for ((ticket, _), answer) in calls.into_iter().zip(answers) {
-            if let Some(reply) = array(answer).and_then(|parts| registered(&parts)) {
-                ticket.answer(reply);
+            for ((ticket, _), UserAnswer { answer, is_young }) in calls.into_iter().zip(answers) {
+                if let Some(reply) = array(answer).and_then(|parts| registered(&parts, self.runs.now(is_young))) {
+                    ticket.answer(reply);
+                }
             }
+            return;
         }
     }
 
@@ -279,12 +333,12 @@ impl Rim {
             .iter()
             .zip(&answers)
             // During a grace the user stays listed, so that the offline is published also if this process dies.
-            .filter(|((_, each), answer)| each.grace_ms == 0 && matches!(answer, Some(Ok(Value::Int(1)))))
+            .filter(|((_, each), answer)| each.grace_ms == 0 && matches!(answer.answer, Some(Ok(Value::Int(1)))))
             .map(|((_, each), _)| self.listed(&each.user, each.incarnation, each.op))
             .collect();
         self.unlist(&removed).await;
         for ((ticket, _), answer) in calls.into_iter().zip(answers) {
-            if matches!(answer, Some(Ok(_))) {
+            if matches!(answer.answer, Some(Ok(_))) {
                 ticket.answer(Reply::Unregistered);
             }
         }
@@ -324,23 +378,82 @@ impl Rim {
     }
 
     async fn locate(&self, calls: Vec<(Ticket, CompactString)>) {
-        let requests = calls.iter().map(|(_, user)| {
-            let keys = self.tags.user(user);
-            let command = self.servers.scripts().call(Name::Locate, &[&keys.named, &keys.holders]);
-            Request { slot: keys.slot, command }
-        });
-        let answers = self.servers.ask_all(requests.collect()).await;
-        for ((ticket, _), answer) in calls.into_iter().zip(answers) {
-            if let Some(location) = array(answer).and_then(|parts| location(&parts)) {
-                ticket.answer(Reply::Located(location));
+        let all: Vec<(Place, Option<u32>, UserKeys)> = calls
+            .iter()
+            .map(|(_, user)| {
+                let keys = self.tags.user(user);
+                (self.place(keys.slot), self.servers.of_slot(keys.slot).map(|server| server.id), keys)
+            })
+            .collect();
+        for _ in 0..ASKED_MAX {
+            let asked_in = self.runs.id();
+            let requests = all.iter().map(|(place, server, keys)| {
+                let command = self.locate_user(keys, !self.runs.is_checked(*place, *server));
+                Request { slot: keys.slot, command }
+            });
+            let answers = self.servers.ask_all(requests.collect()).await;
+            let located: Vec<_> = answers
+                .into_iter()
+                .zip(&all)
+                .map(|(answer, (place, server, _))| {
+                    let parts = array(answer)?;
+                    let is_young = self.observe(*place, &parts)?;
+                    self.runs.set_checked(*place, *server);
+                    Some((parts, is_young))
+                })
+                .collect();
+            if self.runs.id() != asked_in {
+                continue;
+            }
+            for ((ticket, _), located) in calls.into_iter().zip(located) {
+                let location = located.and_then(|(parts, is_young)| location(&parts, self.runs.now(is_young)));
+                if let Some(location) = location {
+                    ticket.answer(Reply::Located(location));
+                }
+            }
+            return;
+        }
+    }
+
+    /// The command that reads where a user is; `checks`: whether the server's replication id is still the marker's, which
+    /// need not be asked with every user.
+    pub fn locate_user(&self, keys: &UserKeys, checks: bool) -> Cmd {
+        let run = self.run_key(self.place(keys.slot));
+        let mut command = self.servers.scripts().call(Name::Locate, &[&run, &keys.named, &keys.holders]);
+        command.arg(self.runs.new_text()).arg(u8::from(checks));
+        command
+    }
+
+    async fn renew(&self, ticket: Ticket, incarnation: Incarnation, users: Vec<(CompactString, u64)>) {
+        // Also those that were put back in vain, or just before the run was seen to have ended.
+        let mut restored: BTreeMap<usize, Vec<Holder>> = BTreeMap::new();
+        for _ in 0..ASKED_MAX {
+            let asked_in = self.runs.id();
+            let Some((superseded, is_young)) = self.renew_once(incarnation, &users, &mut restored).await else {
+                // Dropping the ticket fails the call.
+                return;
+            };
+            if self.runs.id() == asked_in {
+                restored.retain(|place, _| !superseded.contains(place));
+                let reaped = superseded.iter().map(|place| &users[*place]);
+                let reaped: Vec<_> = reaped.map(|(user, op)| self.listed(user, incarnation, *op)).collect();
+                self.unlist(&reaped).await;
+                let (restored, run) = (restored.into_iter().collect(), self.runs.now(is_young));
+                return ticket.answer(Reply::Renewed { restored, superseded, run });
             }
         }
     }
 
-    async fn renew(&self, ticket: Ticket, incarnation: Incarnation, users: Vec<(CompactString, u64)>) {
-        let mut restored = 0;
+    /// Adds to `restored` what was put back. Answers what a later operation has taken off, and whether the run is young.
+    async fn renew_once(
+        &self,
+        incarnation: Incarnation,
+        users: &[(CompactString, u64)],
+        restored: &mut BTreeMap<usize, Vec<Holder>>,
+    ) -> Option<(Vec<usize>, bool)> {
         let life = incarnation.to_string();
-        for chunk in users.chunks(CHUNK) {
+        let (mut superseded, mut is_any_young) = (Vec::new(), false);
+        for (chunk, first) in users.chunks(CHUNK).zip((0..).step_by(CHUNK)) {
             let _permit = self.gate.acquire().await;
             let listed: Vec<_> = chunk.iter().map(|(user, op)| self.listed(user, incarnation, *op)).collect();
             let is_listed = self.list(&listed).await;
@@ -348,16 +461,21 @@ impl Rim {
                 .iter()
                 .map(|(user, op)| UserArgs { keys: self.tags.user(user), args: vec![op.to_string()] })
                 .collect();
-            for answer in self.ask_users(Name::Renew, &[&self.node, &life, USER_TTL_S], users).await {
-                // Dropping the ticket fails the call.
-                let Some(Ok(Value::Int(count))) = answer else { return };
-                restored += count.cast_unsigned();
+            let answers = self.ask_users(Name::Renew, &[&self.node, USER_TTL_S, &life], users).await;
+            for (place, UserAnswer { answer, is_young }) in (first..).zip(answers) {
+                let parts = array(answer)?;
+                is_any_young |= is_young;
+                match number(parts.first()?)? {
+                    0 => {}
+                    1 => _ = restored.insert(place, holders(&parts[1..])?),
+                    _ => superseded.push(place),
+                }
             }
             if is_listed.contains(&false) {
-                return;
+                return None;
             }
         }
-        ticket.answer(Reply::Renewed { restored });
+        Some((superseded, is_any_young))
     }
 
     /// The JSON of an event: the contract's fields, and the node that publishes it.
@@ -383,22 +501,24 @@ pub(super) fn array(answer: Answer) -> Option<Vec<Value>> {
     }
 }
 
-/// `node, incarnation, node, incarnation, …`.
+/// `node, incarnation, op, node, incarnation, op, …`.
 fn holders(parts: &[Value]) -> Option<Vec<Holder>> {
-    let pairs = parts.chunks_exact(2);
-    pairs.map(|pair| Some(Holder { node: string(&pair[0])?.into(), incarnation: number(&pair[1])? })).collect()
+    let each = parts.chunks_exact(3).map(|part| {
+        Some(Holder { node: string(&part[0])?.into(), incarnation: number(&part[1])?, op: number(&part[2])? })
+    });
+    each.collect()
 }
 
-fn registered(parts: &[Value]) -> Option<Reply> {
+fn registered(parts: &[Value], run: Run) -> Option<Reply> {
     match number(parts.first()?)? {
         0 => Some(Reply::Superseded),
-        _ => Some(Reply::Registered { version: number(parts.get(1)?)?, others: holders(parts.get(2..)?)? }),
+        _ => Some(Reply::Registered { others: holders(parts.get(1..)?)?, run }),
     }
 }
 
-fn location(parts: &[Value]) -> Option<Location> {
-    let (version, holders) = (number(parts.first()?)?, holders(parts.get(2..)?)?);
-    let named = string(parts.get(1)?).map(CompactString::from);
+fn location(parts: &[Value], run: Run) -> Option<Location> {
+    let holders = holders(parts.get(3..)?)?;
+    let named = string(parts.get(2)?).map(CompactString::from);
     let foreign = named.filter(|named| !holders.iter().any(|holder| holder.node == *named));
-    Some(Location { version, holders, foreign })
+    Some(Location { holders, foreign, run })
 }

@@ -7,6 +7,7 @@
 //! - [`servers`]: which server has a slot; commands in pipelines, sent again where that is safe
 //! - [`publish`]: the hot path, in order for each server
 //! - [`directory`], [`membership`], [`reap`]: calls as commands, and answers as replies
+//! - [`runs`]: which run of Redis an answer comes from
 //! - [`survey`]: a look from outside, for `ringmesh cluster`
 //!
 //! Each server has a connection for commands and one for publishing, so that a hundred thousand registrations don't
@@ -19,6 +20,7 @@ mod membership;
 mod open;
 mod publish;
 mod reap;
+mod runs;
 mod servers;
 mod session;
 mod survey;

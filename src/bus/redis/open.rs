@@ -21,9 +21,9 @@ const CONNECT_MAX: Duration = Duration::from_secs(2);
 const MAJOR_MIN: u32 = 6;
 
 /// What the README gives, too.
-const ACL_LINE: &str = "ACL SETUSER ringmesh on >PASSWORD resetkeys ~user:node:* ~node:connections:* ~rm:* resetchannels \
-                        &node:* &user:events &rm:* -@all +@read +@write +@pubsub +@scripting +@connection +time \
-                        +cluster|slots -@dangerous";
+const ACL_LINE: &str = "ACL SETUSER ringmesh on >PASSWORD resetkeys ~user:node:* ~node:connections:* ~rm2:* resetchannels \
+                        &node:* &user:events &rm2:* -@all +@read +@write +@pubsub +@scripting +@connection +time \
+                        +cluster|slots -@dangerous +info";
 
 /// A server: host and port.
 pub(super) type Address = (String, u16);

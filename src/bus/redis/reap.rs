@@ -75,7 +75,7 @@ impl Rim {
             self.ask(&lives, cmd("SREM").arg(&lives).arg(life).take()).await?;
         }
         self.delete_numbers(node).await?;
-        self.enrol(node, incarnation, false).await?;
+        self.strike_off(node, incarnation).await?;
         Some(true)
     }
 

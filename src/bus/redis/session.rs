@@ -17,10 +17,11 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::super::keys::{self, Tags};
-use super::super::scripts::{Name, Scripts};
+use super::super::scripts::Scripts;
 use super::caller::{Publish, Shared};
 use super::events::{Event, EventSender};
 use super::open::{Opener, Reason};
+use super::runs::Runs;
 use super::servers::{ANSWER_MAX, Down, Servers, silent};
 use super::{NodeId, PROBE, RedisConfig, directory, publish};
 
@@ -42,6 +43,7 @@ pub(super) struct Rim {
     pub token: String,
     pub tags: Tags,
     pub servers: Servers,
+    pub runs: Rc<Runs>,
     /// A permit for each chunk of registrations, removals and renewals.
     pub gate: Semaphore,
     shared: Rc<Shared>,
@@ -74,13 +76,15 @@ enum End {
 /// Keeps a session up for as long as there is a caller.
 pub(super) async fn run(config: RedisConfig, shared: Rc<Shared>) {
     let token = format!("{:016x}", random());
+    let runs = Rc::new(Runs::new(&token));
     let mut pause = PAUSE_MIN;
     let mut told: Option<(Reason, Instant)> = None;
     while !shared.is_closed.get() {
-        match Session::connect(&config, &token, &shared).await {
+        match Session::connect(&config, &token, &runs, &shared).await {
             Ok(mut session) => {
                 let start = Instant::now();
                 loop {
+                    runs.reconnected();
                     shared.is_connected.set(true);
                     shared.events.send(Event::Connected);
                     let end = session.serve().await;
@@ -124,7 +128,12 @@ struct Session {
 }
 
 impl Session {
-    async fn connect(config: &RedisConfig, token: &str, shared: &Rc<Shared>) -> Result<Session, Reason> {
+    async fn connect(
+        config: &RedisConfig,
+        token: &str,
+        runs: &Rc<Runs>,
+        shared: &Rc<Shared>,
+    ) -> Result<Session, Reason> {
         let (sender, downs) = unbounded_channel();
         let opener = Opener::new(config.url.clone(), &config.node)?;
         let servers = Servers::connect(opener, Scripts::new(), sender.clone()).await?.0;
@@ -145,6 +154,7 @@ impl Session {
             token: token.to_owned(),
             tags: Tags::new(),
             servers,
+            runs: Rc::clone(runs),
             gate: Semaphore::new(CHUNKS_UNDER_WAY_MAX),
             shared: Rc::clone(shared),
             subscriber,
@@ -258,8 +268,7 @@ impl Rim {
         self.must(keys::slot(link.as_bytes()), probe).await?;
         self.echo.heard.notified().await;
         let nobody = self.tags.user("");
-        let locate = self.servers.scripts().call(Name::Locate, &[&nobody.named, &nobody.holders]);
-        match self.must(nobody.slot, locate).await {
+        match self.must(nobody.slot, self.locate_user(&nobody, true)).await {
             // Another part of a cluster than our own may be out of reach.
             Err(Failure::Silent) if self.servers.is_cluster() => Ok(()),
             other => other,

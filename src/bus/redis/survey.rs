@@ -121,10 +121,9 @@ impl Surveyor {
         }
         let names: Vec<NodeId> = names.into_iter().collect();
         let contracts = self.heard_contracts(&names).await;
-        let asked = names
-            .iter()
-            .zip(contracts)
-            .map(|(node, hears_contract)| self.node(node, registered.get(node.as_str()).copied(), hears_contract));
+        let asked = names.iter().zip(contracts).map(|(node, hears_contract)| {
+            self.node(node, registered.get(node.as_str()).map(|entry| entry.incarnation), hears_contract)
+        });
         all_of(asked.collect()).await
     }
 

@@ -2,6 +2,7 @@
 --
 -- Race: another process has taken the lease since; it keeps it. A life that has left users behind stays on record,
 -- so that the next one, or another node, takes them off.
-if redis.call('GET', KEYS[1]) == ARGV[1] .. ':' .. ARGV[2] then redis.call('DEL', KEYS[1]) end
+local holder, token = string.match(redis.call('GET', KEYS[1]) or '', '^(%d+):([^:]*)')
+if holder == ARGV[1] and token == ARGV[2] then redis.call('DEL', KEYS[1]) end
 if ARGV[3] == '1' then redis.call('SREM', KEYS[2], ARGV[1]) end
 return 1

@@ -1,22 +1,12 @@
--- What the scripts of the directory share; it stands in front of each of them.
+-- What the scripts of the directory share; it stands in front of each of them, behind shared.lua.
 --
 -- Each user has two keys: `named`, user:node:<user>, the contract's string; and `hash`, the user's holders:
---   <node>       -> incarnation:op:since    a holder, the number that wrote it, and the version since which it holds
+--   <node>       -> incarnation:op:since    a holder, the number that wrote it, and since when it holds (us); greater
+--                                           than that of every holder before it, also when the clock went back
 --   #gone:<node> -> incarnation:op:until    the number of a removal, kept until then (ms), so that an earlier
 --                                           registration that comes late is known as such
 --   #grace       -> until:incarnation:node  nobody holds the user; offline is to be published then (ms)
---   #version     -> grows with every change
 -- Numbers are below 2^53, so Lua's are exact.
-
-local function now_us()
-  local time = redis.call('TIME')
-  return tonumber(time[1]) * 1000000 + tonumber(time[2])
-end
-
--- Lua prints large numbers with an exponent.
-local function digits(number)
-  return string.format('%.0f', number)
-end
 
 local function three(text)
   local a, b, c = string.match(text, '^(%d+):(%d+):(.+)$')
@@ -30,7 +20,7 @@ end
 
 -- The hash, with its holders in `nodes`, the oldest first.
 local function read_user(hash)
-  local user = { nodes = {}, holders = {}, gone = {}, version = 0 }
+  local user = { nodes = {}, holders = {}, gone = {} }
   local all = redis.call('HGETALL', hash)
   for at = 1, #all, 2 do
     local field, value = all[at], all[at + 1]
@@ -40,8 +30,6 @@ local function read_user(hash)
         user.holders[field] = { incarnation = incarnation, op = op, since = tonumber(since) }
         user.nodes[#user.nodes + 1] = field
       end
-    elseif field == '#version' then
-      user.version = tonumber(value) or 0
     elseif field == '#grace' then
       local ends, incarnation, node = three(value)
       user.grace = { ends = ends or 0, incarnation = incarnation or 0, node = node }
@@ -60,9 +48,26 @@ local function read_user(hash)
   return user
 end
 
--- The next version: also greater than those before Redis lost the hash, unless its clock went back by more than that.
-local function next_version(user, now)
-  return math.max(user.version + 1, now)
+-- Since when a node holds that begins now: every other holder is older.
+local function next_since(user, node, now)
+  local since = now
+  for other, holder in pairs(user.holders) do
+    if other ~= node then since = math.max(since, holder.since + 1) end
+  end
+  return since
+end
+
+-- Appends the holders but `node` to an answer, the oldest first: node, incarnation, op, node, ….
+local function append_others(answer, user, node)
+  for _, other in ipairs(user.nodes) do
+    if other ~= node then
+      local holder = user.holders[other]
+      answer[#answer + 1] = other
+      answer[#answer + 1] = holder.incarnation
+      answer[#answer + 1] = holder.op
+    end
+  end
+  return answer
 end
 
 -- Takes `node` off: leaves the number of the removal, promotes the newest of the other holders, or ends the user's
@@ -72,8 +77,7 @@ local function remove(named, hash, user, node, incarnation, op, now, keep_ms, tt
   local now_ms = math.floor(now / 1000)
   redis.call('HDEL', hash, node)
   redis.call('HSET', hash,
-    '#gone:' .. node, digits(incarnation) .. ':' .. digits(op) .. ':' .. digits(now_ms + keep_ms + grace_ms),
-    '#version', digits(next_version(user, now)))
+    '#gone:' .. node, digits(incarnation) .. ':' .. digits(op) .. ':' .. digits(now_ms + keep_ms + grace_ms))
   local newest
   for _, other in ipairs(user.nodes) do
     if other ~= node then newest = other end

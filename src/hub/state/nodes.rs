@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use crate::client::reply;
 use crate::hub::arrivals::{Early, Kept};
-use crate::hub::bus::{FromBus, ToBus};
+use crate::hub::bus::{FromBus, Ticket, ToBus};
 use crate::hub::effects::{Effects, Origin, Verdict, Wire};
 use crate::hub::envelope::{Class, ToOwner, UserKey};
 use crate::hub::homes::Presence;
@@ -130,8 +130,8 @@ impl Hub {
     /// What the bus brings. An answer to an arrival that finds no room half way goes on there when it is tried again.
     pub(super) fn said_by_bus(&mut self, now: Micros, message: &FromBus, fx: &mut impl Effects) -> Outcome {
         match message {
-            FromBus::Unicast { target, frame, via, early } => {
-                let message = Early { frame: frame.clone(), via: *via };
+            FromBus::Unicast { target, frame, ticket, early } => {
+                let message = Early { frame: frame.clone(), ticket: *ticket };
                 self.brought(now, target, message, *early, fx)
             }
             FromBus::Broadcast { frame } => {
@@ -165,7 +165,7 @@ impl Hub {
             return self.deliver_here(target, &message.frame, Origin { sender: None, received: now }, fx);
         }
         if !(early && self.arrivals.keep_early(target, message.clone())) {
-            fx.push_bus(ToBus::Returned { target: target.clone(), frame: message.frame, via: message.via });
+            give_back(message.ticket, fx);
         }
         Outcome::Done
     }
@@ -226,12 +226,18 @@ impl Hub {
     /// The user does not wait any more and is not here: what was kept goes to the bus. It was accepted, so it does not
     /// ask for room; its bound is that of what is kept.
     fn hand_over_kept(&mut self, user: &UserKey, fx: &mut impl Effects) {
-        while let Some(Early { frame, via }) = self.arrivals.take_early(user) {
-            fx.push_bus(ToBus::Returned { target: user.clone(), frame, via });
+        while let Some(Early { ticket, .. }) = self.arrivals.take_early(user) {
+            give_back(ticket, fx);
         }
         while let Some(Kept { frame, sender, .. }) = self.arrivals.take_kept(user) {
             fx.push_bus(ToBus::Unicast { target: user.clone(), frame, sender, delivered_here: false });
         }
         self.arrivals.remove(user);
+    }
+}
+
+fn give_back(ticket: Ticket, fx: &mut impl Effects) {
+    if ticket != 0 {
+        fx.push_bus(ToBus::Returned { ticket });
     }
 }

@@ -101,23 +101,26 @@ impl BusPort {
             let lane = &self.lanes[(self.first + at) % self.lanes.len()];
             let Some(shard) = lane.shard() else { continue };
             // Before the queue is emptied: what was said while these were handled is in it, or was taken before.
-            let handled = lane.shared.handled_messages.load(SeqCst);
+            let published = lane.shared.handled_messages.load(SeqCst);
+            let mut handled = self.outboxes[shard.index()].handled;
             let mut batches = 0;
             while batches < BATCHES_MAX
                 && let Ok(batch) = lane.from_shard.try_recv()
             {
                 batches += 1;
-                let weight = batch.iter().map(Weigh::weight).sum();
+                handled = batch.handled;
+                let weight = batch.said.iter().map(Weigh::weight).sum();
                 if lane.shared.taken.give(weight) {
                     lane.wake();
                 }
-                batch.into_iter().for_each(|message| take(shard, message));
+                batch.said.into_iter().for_each(|message| take(shard, message));
             }
             match batches {
-                // Something may be left of what was said while they were handled: the next drain counts them.
+                // Something may be left of what was said while those were handled that were published since.
                 BATCHES_MAX => is_rest = true,
-                _ => self.outboxes[shard.index()].handled = handled,
+                _ => handled = handled.max(published),
             }
+            self.outboxes[shard.index()].handled = handled;
         }
         if is_rest {
             self.bell.bell.ring();

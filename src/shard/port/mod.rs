@@ -103,7 +103,12 @@ impl BusBell {
 }
 
 /// What a shard hands over in one turn.
-type ToBusBatch = Vec<ToBus>;
+#[derive(Debug)]
+struct ToBusBatch {
+    said: Vec<ToBus>,
+    /// How many messages of the bus the shard has handled by then; it has said nothing else while it handled them.
+    handled: u64,
+}
 
 /// What the bus hands over in one turn.
 #[derive(Debug, Default)]

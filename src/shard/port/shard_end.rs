@@ -21,7 +21,7 @@ pub struct ShardPort {
     to_bus: mpsc::Sender<ToBusBatch>,
     from_bus: mpsc::Receiver<FromBusBatch>,
     /// Said in this turn.
-    outbox: ToBusBatch,
+    outbox: Vec<ToBus>,
     /// Bytes said so far.
     sent: u64,
     /// What has come and is to be handled, oldest first.
@@ -91,7 +91,8 @@ impl ShardPort {
         let has_said = !self.outbox.is_empty();
         if has_said {
             // Without a bus thread nobody listens: the process is ending.
-            let _ = self.to_bus.send(std::mem::take(&mut self.outbox));
+            let batch = ToBusBatch { said: std::mem::take(&mut self.outbox), handled: self.handled_messages };
+            let _ = self.to_bus.send(batch);
         }
         // Only now: whoever reads the count finds in the queue what was said while handling. It wakes nobody.
         if self.published != self.handled_messages {

@@ -8,7 +8,7 @@ use futures_lite::future::block_on;
 use serde_json::json;
 
 use crate::bus::status::BusStage;
-use crate::hub::bus::{FromBus, ToBus, Via};
+use crate::hub::bus::{FromBus, ToBus};
 use crate::shard::port::BusPort;
 
 use super::support::{DEADLINE, HOUR, Shards};
@@ -52,7 +52,7 @@ fn play(mut bus: BusPort) -> HashSet<String> {
                 ToBus::Unicast { target, delivered_here: false, .. } if target.name == "far" => {
                     let (home, target) = near.clone().expect("it has come");
                     let frame = Bytes::from_static(b"\x81\x0f{\"type\":\"back\"}");
-                    bus.push(home, FromBus::Unicast { target, frame, via: Via::default(), early: false });
+                    bus.push(home, FromBus::Unicast { target, frame, ticket: 0, early: false });
                 }
                 ToBus::Broadcast { frame } => {
                     for shard in (0..bus.shards()).map(crate::ids::ShardId) {

@@ -269,7 +269,8 @@ fn a_shard_sleeps_when_nothing_has_happened() {
 #[test]
 fn a_shard_to_which_anything_has_happened_takes_another_turn_before_it_sleeps() {
     let (user, conn) = somebody();
-    let changes: [(&str, Box<dyn FnOnce(&mut Fake)>); 9] = [
+    type Change<'a> = Box<dyn FnOnce(&mut Fake) + 'a>;
+    let changes: [(&str, Change<'_>); 9] = [
         ("an event", Box::new(|shard| shard.events = 1)),
         ("a message of another shard", Box::new(|shard| shard.batch = batch_home(ToHome::Unregister { user, conn }))),
         ("a message of the bus", Box::new(|shard| shard.queues.from_bus.push(FromBus::Fence { fence: 1 }))),
