@@ -8,7 +8,7 @@ PREVIOUS ?=
 UPGRADE_FROM ?= c5221b2
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test test-tools check fmt lint bench bench-build bench-full bench-100k bench-peers bench-tuning bench-cluster bench-redis hosts upgrade-test tune-plan tune doc clean
+.PHONY: help run build test test-tools check fmt lint bench bench-build bench-full bench-100k bench-peers bench-tuning bench-cluster bench-redis hosts upgrade-test mutants tune-plan tune doc clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,7 +70,10 @@ hosts: build ## As root: cut cables and lose a host among network namespaces, an
 upgrade-test: build test-tools ## Roll three nodes from the previous release to this one and back under load, about two minutes (PREVIOUS=binary or UPGRADE_FROM=commit; ARGS= adds options)
 	@previous="$(PREVIOUS)"; \
 	if [ -z "$$previous" ]; then previous=$$(CARGO="$(CARGO)" tests/upgrade/previous "$(UPGRADE_FROM)") || exit 1; fi; \
-	set -x; target/test-venv/bin/python tests/upgrade/run --previous "$$previous" --binary $(SERVER) $(ARGS)
+	set -x; target/test-venv/bin/python tests/upgrade/run --previous "$$previous" --binary $(SERVER) --own-ids $(ARGS)
+
+mutants: ## Put faults into the bus, one at a time, and say which kinds of the cluster simulation notice each, about an hour (ARGS="--only NAME" adds options)
+	tests/mutants/run $(ARGS)
 
 tune-plan: ## Show what this host lacks for ringmesh, and change nothing (ARGS="--connections 200000" adds options)
 	@tuning/host/tune plan $(ARGS)
