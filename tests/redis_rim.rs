@@ -320,7 +320,10 @@ fn a_life_that_was_reaped_learns_it_from_its_renewals() {
         let renewal = a.renewal(&[("bob", bob), ("alice", alice)]).await;
         assert_eq!(renewal.superseded, [1]);
         let holder = Holder { node: "b".into(), incarnation: b.incarnation, op: 1 };
-        assert_eq!(renewal.restored, [(0, vec![holder])]);
+        assert_eq!((renewal.restored, renewal.others), (vec![0], vec![(0, vec![holder.clone()])]));
+        // Also of whom nothing had to be put back it is said who else holds the user.
+        let renewal = a.renewal(&[("bob", bob)]).await;
+        assert_eq!((renewal.restored, renewal.others), (vec![], vec![(0, vec![holder])]));
         assert!(a.holders("alice").await.is_empty());
         assert_eq!(a.holders("bob").await, ["b", "a"], "who is put back is the newest");
         let late = Call::Register { user: "alice".into(), incarnation: a.incarnation, op: 1000 };
@@ -381,7 +384,7 @@ fn a_run_has_one_marker_and_another_one_is_another_run() {
         assert_eq!(redis.ask(&["EXISTS", "rm2:{nodes}:all"]), "0", "its users are not there in this run");
         let run = Run { id: 2, is_young: true };
         let renewal = a.renewal(&[("alice", alice)]).await;
-        assert_eq!((renewal.run, renewal.restored), (run, vec![(0, Vec::new())]));
+        assert_eq!((renewal.run, renewal.restored), (run, vec![0]));
         assert_eq!(a.renew_lease(Some(1)).await, LeaseState::Ours);
         assert!(a.look().await.0.is_empty());
         assert_eq!(a.renew_lease(Some(2)).await, LeaseState::Ours);

@@ -206,8 +206,10 @@ pub enum Reply {
     Located(Location),
     /// The users' entries are there.
     Renewed {
-        /// Those that had to be put back, by their places in the call, each with the user's other holders.
-        restored: Vec<(usize, Vec<Holder>)>,
+        /// Those that had to be put back, by their places in the call.
+        restored: Vec<usize>,
+        /// Those whom other nodes hold too, by their places in the call.
+        others: Vec<(usize, Vec<Holder>)>,
         /// Those that a later operation has taken off, by their places in the call: this life was reaped.
         superseded: Vec<usize>,
         /// The run of Redis.

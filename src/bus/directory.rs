@@ -66,7 +66,8 @@ pub(super) struct Held {
     /// When connections that wait are answered 503.
     deadline: Micros,
     /// The other holders. The list grows by what is read and heard, and shrinks only by what these say themselves, and by
-    /// their death.
+    /// their death. The number of a registration is what its node has said, and 0 until it has: the directory may have gone
+    /// back to an earlier one.
     others: Vec<Target>,
     /// Since which connection to Redis the list is sure: see [`Held::is_sure`].
     sure_since: u32,
@@ -90,9 +91,10 @@ struct Pending {
 /// A question to a holder.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Join {
-    number: u64,
-    peer: PeerId,
-    life: Incarnation,
+    pub(super) number: u64,
+    pub(super) peer: PeerId,
+    pub(super) life: Incarnation,
+    pub(super) asked_at: Micros,
 }
 
 /// A message that is yet to be pushed, but for the holders that were known when it came.
@@ -136,7 +138,8 @@ impl Directory {
     /// Users who wait for an answer of this peer.
     pub(super) fn joining_with(&mut self, peer: PeerId) -> Vec<UserKey> {
         self.forget_joined();
-        let waits = |user: &&UserKey| self.get(user).is_some_and(|held| held.unanswered().any(|asked| asked == peer));
+        let waits =
+            |user: &&UserKey| self.get(user).is_some_and(|held| held.unanswered().any(|join| join.peer == peer));
         self.joining.iter().filter(waits).cloned().collect()
     }
 
@@ -410,8 +413,8 @@ impl Held {
     }
 
     /// A holder was asked.
-    pub(super) fn asks(&mut self, number: u64, peer: PeerId, life: Incarnation) {
-        self.pending.get_or_insert_default().joins.push(Join { number, peer, life });
+    pub(super) fn asks(&mut self, join: Join) {
+        self.pending.get_or_insert_default().joins.push(join);
     }
 
     /// An answer has come; whether it was waited for.
@@ -422,9 +425,9 @@ impl Held {
         pending.joins.len() < before
     }
 
-    /// The peers whose answers are missing.
-    pub(super) fn unanswered(&self) -> impl Iterator<Item = PeerId> {
-        self.pending.iter().flat_map(|pending| &pending.joins).map(|join| join.peer)
+    /// The questions whose answers are missing.
+    pub(super) fn unanswered(&self) -> impl Iterator<Item = &Join> {
+        self.pending.iter().flat_map(|pending| &pending.joins)
     }
 
     pub(super) fn is_reading(&self) -> bool {

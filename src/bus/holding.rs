@@ -5,13 +5,13 @@ use std::time::Duration;
 use crate::hub::bus::FromBus;
 use crate::hub::envelope::UserKey;
 use crate::ids::ShardId;
+use crate::time::Micros;
 
 use super::call::{Call, Holder, Incarnation, Reply};
 use super::deliveries::Receipt;
-use super::directory::{ANSWERS_WITHIN, Held, HeldStage, REGISTER_WITHIN};
+use super::directory::{Held, HeldStage, Join, REGISTER_WITHIN};
 use super::later::Later;
 use super::message::{PeerId, Target, weight};
-use super::peers::Peers;
 use super::state::{Answer, Bus, Effects, Purpose, RETRY_AFTER};
 use super::wire::{Draft, Kind};
 
@@ -74,7 +74,7 @@ impl Bus {
         let Some(held) = self.directory.get(user).filter(|held| held.is_late(now)) else { return };
         // A node that has died, and is not known to be dead yet, must not keep its users out.
         let waits_for_unheard = held.stage() == HeldStage::Joining
-            && held.unanswered().all(|peer| self.peers.unheard_since(peer).is_some());
+            && held.unanswered().all(|join| self.peers.unheard_since(join.peer).is_some());
         if waits_for_unheard {
             return self.open(user, fx);
         }
@@ -179,7 +179,7 @@ impl Bus {
             let Some(target) = self.peers.usable(holder) else { continue };
             self.met(target.peer, target.life, fx);
             if let Some(held) = self.directory.get_mut(user) {
-                held.add_other(target);
+                held.add_other(Target { op: 0, ..target });
             }
         }
         self.tell_elsewhere(user, fx);
@@ -198,12 +198,11 @@ impl Bus {
 
     /// Tells a holder that this node holds the user too, and asks whether it still does.
     fn ask_holder(&mut self, user: &UserKey, peer: PeerId) {
-        let number = self.next_number();
-        let life = self.peers.life(peer);
+        let join = Join { number: self.next_number(), peer, life: self.peers.life(peer), asked_at: self.now };
         let Some(held) = self.directory.get_mut(user) else { return };
-        held.asks(number, peer, life);
+        held.asks(join);
         let op = held.op();
-        self.peers.push(peer, &Draft::about(Kind::Join, &user.name, number, op));
+        self.peers.push(peer, &Draft::about(Kind::Join, &user.name, join.number, op));
     }
 
     /// Opens the user's connections once all holders have answered.
@@ -366,9 +365,7 @@ impl Bus {
     /// What is published for a peer has reached nobody for a while: users who wait for it may open.
     pub(super) fn open_without(&mut self, peer: PeerId, fx: &mut dyn Effects) {
         let now = self.now;
-        let is_given_up =
-            |peers: &Peers, peer| peers.unheard_since(peer).is_some_and(|since| now.since(since) >= ANSWERS_WITHIN);
-        if !is_given_up(&self.peers, peer) {
+        if !self.peers.is_given_up(now, peer, Micros::default()) {
             return;
         }
         for user in self.directory.joining_with(peer) {
@@ -376,7 +373,7 @@ impl Bus {
             let may_open = |held: &Held| {
                 held.stage() == HeldStage::Joining
                     && held.is_wanted()
-                    && held.unanswered().all(|peer| is_given_up(&self.peers, peer))
+                    && held.unanswered().all(|join| self.peers.is_given_up(now, join.peer, join.asked_at))
             };
             if self.directory.get(&user).is_some_and(may_open) {
                 self.open(&user, fx);

@@ -159,6 +159,13 @@ impl Bus {
         {
             return;
         }
+        let (waits, begins) = self.routes.waits_for_relay(slot, self.now);
+        if let Some(wait) = begins {
+            self.later(wait, Later::Send(user.clone()));
+        }
+        if waits {
+            return;
+        }
         let asked = self.routes.locates(slot);
         let call = Call::Locate { user: user.name.clone() };
         self.call(Purpose::Route(user, asked), call, fx);

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::time::Micros;
 
 use super::call::{Holder, Incarnation, NodeId};
+use super::directory::ANSWERS_WITHIN;
 use super::inbound::Inbound;
 use super::link::{Accept, Ends, Link};
 use super::lives::{Heard, Meeting, SeenPeer};
@@ -54,6 +55,8 @@ pub(super) struct Peer {
     origin: OriginId,
     /// Since when what was published for it has reached nobody: it is gone, or cut off from Redis.
     unheard_since: Option<Micros>,
+    /// When the last publish began that reached nobody.
+    unheard_at: Micros,
     /// When its users' messages looked for another relay last, because it is not heard.
     went_around_at: Micros,
     link: Link,
@@ -118,6 +121,7 @@ impl Peers {
             process: 0,
             origin: OriginId::SELF,
             unheard_since: None,
+            unheard_at: Micros::default(),
             went_around_at: Micros::default(),
             link: Link::new(self.ends(0)),
             link_number: 0,
@@ -199,10 +203,19 @@ impl Peers {
         self.get(id).unheard_since
     }
 
-    /// What a publish for the peer has found.
-    pub(super) fn published(&mut self, now: Micros, id: PeerId, receivers: Option<u64>) -> Heard {
+    /// Whether the peer has not been heard for a while, and cannot have heard what was asked at a time.
+    pub(super) fn is_given_up(&self, now: Micros, id: PeerId, asked_at: Micros) -> bool {
+        let peer = self.get(id);
+        peer.unheard_since.is_some_and(|since| now.since(since) >= ANSWERS_WITHIN) && peer.unheard_at >= asked_at
+    }
+
+    /// What a publish for the peer that began at a time has found.
+    pub(super) fn published(&mut self, now: Micros, id: PeerId, begun_at: Micros, receivers: Option<u64>) -> Heard {
         let peer = self.get_mut(id);
         peer.link.published();
+        if receivers == Some(0) {
+            peer.unheard_at = peer.unheard_at.max(begun_at);
+        }
         match receivers {
             Some(0) if peer.unheard_since.is_some() => Heard::No,
             Some(0) => {
@@ -293,7 +306,7 @@ impl Peers {
     }
 
     /// Pushes a message to another holder of its user; `receipt` is told when that has it.
-    pub(super) fn push_copy(&mut self, id: PeerId, user: &str, stamp: Stamp, frame: &Bytes, receipt: u64) {
+    pub(super) fn push_copy(&mut self, to: Target, user: &str, stamp: Stamp, frame: &Bytes, receipt: u64) {
         let (node, process) = match stamp.origin {
             OriginId::SELF => (NodeId::default(), 0),
             OriginId(at) => {
@@ -302,8 +315,8 @@ impl Peers {
             }
         };
         let origin = Origin { node: node.as_str(), process };
-        let draft = Draft { origin, frame, ..Draft::about(Kind::Push, user, 0, stamp.place) };
-        let peer = self.get_mut(id);
+        let draft = Draft { origin, frame, ..Draft::about(Kind::Push, user, to.op, stamp.place) };
+        let peer = self.get_mut(to.peer);
         let seq = peer.link.push(&draft);
         peer.pushes.push_back((seq, receipt));
     }

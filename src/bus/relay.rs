@@ -13,7 +13,7 @@ use crate::ids::ShardId;
 
 use super::call::{Call, Reply};
 use super::deliveries::Receipt;
-use super::directory::Unpushed;
+use super::directory::{Held, Unpushed};
 use super::later::Later;
 use super::message::{OriginId, PeerId, Relayed, Source, Stamp, Target, weight};
 use super::routes::{Relay, Way};
@@ -50,7 +50,10 @@ impl Bus {
         self.counters.unicasts_in += 1;
         let stamp = self.peers.stamp_of(from, &item);
         let user = self.key(&item.user);
-        let Some(held) = self.directory.get_mut(&user).filter(|held| held.is_here()) else { return };
+        // One that was under way when the user left and came back was meant for the connections before: what is said earlier
+        // may still come.
+        let is_meant = |held: &&mut Held| if item.number == 0 { held.is_here() } else { held.is_meant(item.number) };
+        let Some(held) = self.directory.get_mut(&user).filter(is_meant) else { return };
         if !held.take(stamp) {
             self.counters.duplicates += 1;
             return;
@@ -96,7 +99,7 @@ impl Bus {
         for other in others.iter().filter(|other| self.peers.is_present(other.peer, other.life)).collect::<Vec<_>>() {
             self.counters.unicasts_out += 1;
             self.deliveries.wait(receipt);
-            self.peers.push_copy(other.peer, &user.name, stamp, frame, receipt);
+            self.peers.push_copy(*other, &user.name, stamp, frame, receipt);
         }
     }
 
@@ -135,8 +138,8 @@ impl Bus {
                 self.confirm_up_to(shard, fx.handled(shard));
             }
         }
-        // What waited until the home had said what became of the messages before it.
-        for slot in std::mem::take(&mut self.confirmed) {
+        // What waited until it had been said what became of the messages before it.
+        for slot in self.routes.take_answered() {
             if matches!(self.routes.way(slot), Way::Unknown) {
                 self.send_waiting(slot, fx);
             }
@@ -152,15 +155,11 @@ impl Bus {
                 Receipt::Shared(receipt) => {
                     if let Some(Source::Own { route, place, .. }) = self.deliveries.source(Receipt::Shared(receipt)) {
                         self.routes.delivered(route, place);
-                        self.confirmed.push(route);
                     }
                     self.deliveries.delivered(receipt)
                 }
             };
             if let Some(source) = settled {
-                if let Source::Own { route, .. } = source {
-                    self.confirmed.push(route);
-                }
                 self.settle(source);
             }
         }

@@ -75,15 +75,16 @@ impl Bus {
                 held.set_busy(false);
             }
         }
-        if let Reply::Renewed { restored, superseded, run } = reply {
+        if let Reply::Renewed { restored, others, superseded, run } = reply {
             self.counters.restored += restored.len() as u64;
-            for (at, user) in users.iter().enumerate().filter(|(at, _)| !superseded.contains(at)) {
-                let Some(held) = self.directory.get_mut(user) else { continue };
-                held.set_run(run.id);
-                if let Some((_, others)) = restored.iter().find(|(place, _)| *place == at) {
-                    // Others may have registered meanwhile.
-                    self.learn_and_ask(user, others, fx);
+            for (_, user) in users.iter().enumerate().filter(|(at, _)| !superseded.contains(at)) {
+                if let Some(held) = self.directory.get_mut(user) {
+                    held.set_run(run.id);
                 }
+            }
+            // While this node was cut off, or its entries were missing, others may have begun to hold its users unheard.
+            for (user, others) in others.iter().filter_map(|(at, others)| Some((users.get(*at)?, others))) {
+                self.learn_and_ask(user, others, fx);
             }
             self.note_run(run, fx);
             let is_here =

@@ -26,6 +26,9 @@ const PATIENCE_MAX: Duration = Duration::from_millis(160);
 /// After so many answers, one after the other, that name only such a holder, it is asked again: it may not know that the
 /// directory names it, and takes itself off then.
 const ASKED_AGAIN_AFTER: u32 = 8;
+/// How long a relay whose user has left is given to say of each message that it has what has become of it, before all
+/// of them go again by another way.
+const RELAY_ANSWERS_WITHIN: Duration = Duration::from_millis(300);
 /// The part of all that may be kept that one user's queue may take.
 const USER_SHARE: usize = 4;
 /// Routes that are kept; beyond that the ones met first on a walk make room.
@@ -45,6 +48,8 @@ pub(super) struct Routes {
     messages: usize,
     /// How often a queue was sent to this node's own connections.
     times: u32,
+    /// Slots of routes whose way is not known, and of whose messages something was said since the last turn.
+    answered: Vec<usize>,
 }
 
 /// Who has a message.
@@ -97,6 +102,8 @@ struct Route {
     attempts: u32,
     /// The directory is not read before a timer has fired.
     is_paused: bool,
+    /// Until when the relay before is given time to answer; `None`: it has not been waited for yet.
+    answers_until: Option<Micros>,
 }
 
 /// A message to be sent.
@@ -118,6 +125,7 @@ impl Route {
             refused: None,
             attempts: 0,
             is_paused: false,
+            answers_until: None,
         }
     }
 
@@ -248,6 +256,7 @@ impl Routes {
         route.bytes -= bytes;
         self.bytes -= bytes;
         self.messages -= 1;
+        self.note_answer(slot);
     }
 
     /// A relay has delivered a message. Connections that open on this node from now on are too late for it.
@@ -256,7 +265,21 @@ impl Routes {
             && let Some(at) = route.at(place)
         {
             route.queue[at].delivered_here = true;
+            self.note_answer(slot);
         }
+    }
+
+    /// The queue may have waited for what was said of one of its messages.
+    fn note_answer(&mut self, slot: usize) {
+        let is_waiting = |route: &Route| matches!(route.way, Way::Unknown) && !route.queue.is_empty();
+        if self.route(slot).is_some_and(is_waiting) && self.answered.last() != Some(&slot) {
+            self.answered.push(slot);
+        }
+    }
+
+    /// Routes whose queues may have waited for an answer that has come.
+    pub(super) fn take_answered(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.answered)
     }
 
     fn wait_again(&mut self, slot: usize, is_meant: impl Fn(&Queued) -> bool) -> u64 {
@@ -282,11 +305,16 @@ impl Routes {
             (&Way::To(target), Relay::Peer(peer)) if target.peer == peer => {
                 route.before = Some(target);
                 route.refused = Some(target);
-                route.way = Way::Unknown;
+                route.loses_way();
             }
-            (Way::Own(_) | Way::Unknown, Relay::Own(_)) => {
+            (Way::Own(_), Relay::Own(_)) => {
                 route.before = None;
-                route.way = Way::Unknown;
+                route.loses_way();
+            }
+            (Way::Unknown, Relay::Own(_)) => route.before = None,
+            (Way::Unknown, Relay::Peer(_)) => {
+                self.note_answer(slot);
+                return None;
             }
             _ => return None,
         }
@@ -310,7 +338,8 @@ impl Routes {
         if let Some(route) = self.route_mut(slot)
             && matches!(route.way, Way::Own(_))
         {
-            (route.way, route.before) = (Way::Unknown, None);
+            route.before = None;
+            route.loses_way();
         }
     }
 
@@ -320,6 +349,21 @@ impl Routes {
             let is_open = |queued: &Queued| matches!(queued.sent, Some(Relay::Own(_))) && !queued.delivered_here;
             matches!(route.way, Way::Unknown) && route.queue.iter().any(is_open)
         })
+    }
+
+    /// Whether the relay before is yet to say of messages that it has what has become of them. Sent again, they would come
+    /// twice to a user who closes there and opens elsewhere. With how long it is waited for, if that begins now.
+    pub(super) fn waits_for_relay(&mut self, slot: usize, now: Micros) -> (bool, Option<Duration>) {
+        let Some(route) = self.route_mut(slot).filter(|route| route.waiting < route.queue.len()) else {
+            return (false, None);
+        };
+        match route.answers_until {
+            Some(until) => (now < until, None),
+            None => {
+                route.answers_until = Some(now.after(RELAY_ANSWERS_WITHIN));
+                (true, Some(RELAY_ANSWERS_WITHIN))
+            }
+        }
     }
 
     /// The way is no longer known, and what was sent by it may be lost; all of it goes again.
@@ -350,7 +394,9 @@ impl Routes {
         match route.way {
             Way::To(target) if target.peer == peer && !route.queue.is_empty() => {
                 route.before = Some(target);
-                route.way = Way::Unknown;
+                route.loses_way();
+                // It has been waited for long enough.
+                route.answers_until = Some(Micros::default());
                 true
             }
             _ => false,
@@ -482,6 +528,10 @@ impl Routes {
 }
 
 impl Route {
+    fn loses_way(&mut self) {
+        (self.way, self.answers_until) = (Way::Unknown, None);
+    }
+
     fn pause(&mut self) -> Option<Duration> {
         if self.is_paused {
             return None;

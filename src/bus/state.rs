@@ -177,7 +177,8 @@ pub(super) enum Purpose {
     DeclareDead(PeerId, Incarnation),
     Reap(NodeId, Incarnation),
     ReapOwn(Incarnation),
-    PublishLink(PeerId),
+    /// When it began.
+    PublishLink(PeerId, Micros),
     PublishContract,
     HearEvents,
 }
@@ -227,8 +228,6 @@ pub struct Bus {
     /// Empty between uses; they keep their room.
     pub(super) outgoing: Vec<Outgoing>,
     pub(super) arrived: Vec<Receipt>,
-    /// Slots of routes of which the home has confirmed messages since the last turn.
-    pub(super) confirmed: Vec<usize>,
 }
 
 impl Bus {
@@ -256,7 +255,6 @@ impl Bus {
             later: BinaryHeap::new(),
             outgoing: Vec::new(),
             arrived: Vec::new(),
-            confirmed: Vec::new(),
             config,
         }
     }
@@ -428,7 +426,7 @@ impl Bus {
             self.members.failed(self.now);
         }
         match purpose {
-            Purpose::PublishLink(peer) => self.published(peer, &reply, fx),
+            Purpose::PublishLink(peer, begun_at) => self.published(peer, begun_at, &reply, fx),
             Purpose::PublishContract => {
                 if reply == Reply::Failed {
                     self.counters.lost += 1;
@@ -502,7 +500,7 @@ impl Bus {
                     items => self.batches.push(items),
                 }
                 let call = Call::PublishLink { node: self.peers.node(peer).clone(), envelope };
-                self.call(Purpose::PublishLink(peer), call, fx);
+                self.call(Purpose::PublishLink(peer, self.now), call, fx);
             }
             let (resent, gaps) = self.peers.take_counts(peer);
             self.counters.resent += resent;
@@ -510,12 +508,12 @@ impl Bus {
         }
     }
 
-    fn published(&mut self, peer: PeerId, reply: &Reply, fx: &mut dyn Effects) {
+    fn published(&mut self, peer: PeerId, begun_at: Micros, reply: &Reply, fx: &mut dyn Effects) {
         let receivers = match reply {
             Reply::Published { receivers } => Some(*receivers),
             _ => None,
         };
-        match self.peers.published(self.now, peer, receivers) {
+        match self.peers.published(self.now, peer, begun_at, receivers) {
             Heard::Yes => {}
             Heard::NoLonger => {
                 self.later(ANSWERS_WITHIN, Later::OpenWithout(peer));

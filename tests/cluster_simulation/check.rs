@@ -6,7 +6,7 @@ use ringmesh::bus::call::{Incarnation, NodeId};
 
 use crate::excuses::{Excuses, Said};
 use crate::redis::Event;
-use crate::world::{Broadcast, Client, Message, S, World, name};
+use crate::world::{Broadcast, Client, MS, Message, S, World, name};
 
 /// What was checked of a run, and what was found.
 #[derive(Default, Debug)]
@@ -29,11 +29,15 @@ pub struct Checked {
     pub entries: u64,
     /// Messages whose senders were told that links were full.
     pub refused: u64,
+    /// Messages to a connection that was asked for while the user had none, which the user must not have had before.
+    pub visits: u64,
+    /// Runs of which everything that came to nobody had to be counted.
+    pub counted: u64,
     pub violations: Vec<String>,
 }
 
 /// What `Checked::counts` counts.
-pub const COUNTS: [&str; 11] = [
+pub const COUNTS: [&str; 13] = [
     "deliveries",
     "once",
     "ordered",
@@ -45,6 +49,8 @@ pub const COUNTS: [&str; 11] = [
     "events",
     "entries",
     "refused",
+    "visits",
+    "counted",
 ];
 
 impl Checked {
@@ -61,6 +67,8 @@ impl Checked {
             self.events,
             self.entries,
             self.refused,
+            self.visits,
+            self.counted,
         ]
     }
 
@@ -81,6 +89,8 @@ impl Checked {
         self.events += other.events;
         self.entries += other.entries;
         self.refused += other.refused;
+        self.visits += other.visits;
+        self.counted += other.counted;
     }
 
     fn holds(&mut self, is_true: bool, text: impl FnOnce() -> String) {
@@ -94,6 +104,7 @@ pub fn check(world: &World) -> Checked {
     let mut checked = Checked::default();
     let excuses = Excuses::new(world);
     check_order(world, &mut checked);
+    check_visits(world, &excuses, &mut checked);
     check_arrival(world, &excuses, &mut checked);
     check_broadcast_order(world, &mut checked);
     check_broadcast_arrival(world, &excuses, &mut checked);
@@ -101,6 +112,7 @@ pub fn check(world: &World) -> Checked {
     check_events(world, &excuses, &mut checked);
     check_restored(world, &mut checked);
     check_memory(world, &mut checked);
+    check_counted(world, &mut checked);
     checked
 }
 
@@ -136,6 +148,32 @@ fn check_order(world: &World, checked: &mut Checked) {
                 )
             });
             latest.insert(sender, before.max(number));
+        }
+    }
+}
+
+/// What a user has had does not come again to a connection that is asked for when all have gone; but for what came just
+/// before, of which the origin is yet to hear.
+fn check_visits(world: &World, excuses: &Excuses<'_>, checked: &mut Checked) {
+    let mut first: BTreeMap<u64, u64> = BTreeMap::new();
+    for &(number, at) in world.clients.iter().flat_map(|client| &client.received) {
+        let earliest = first.entry(number).or_insert(at);
+        *earliest = at.min(*earliest);
+    }
+    for (at, client) in world.clients.iter().enumerate() {
+        let before = world.clients.iter().filter(|other| other.user == client.user && other.asked_at < client.asked_at);
+        // Since when the user has been there without a break, as far as that was before this connection was asked for.
+        let gone_at = before.map(|other| other.closed_at.unwrap_or(u64::MAX)).max().unwrap_or(0);
+        let heard_of_by = client.asked_at.saturating_sub(100 * MS + 20 * world.faults.latency);
+        for &(number, received_at) in client.received.iter().filter(|_| gone_at < client.asked_at) {
+            let said = said(world, &world.messages[number as usize]);
+            if excuses.meets_nothing(&said, received_at) && !excuses.may_come_back(&said, number) {
+                checked.visits += 1;
+                checked.holds(first[&number] > gone_at.min(heard_of_by), || {
+                    let had_at = first[&number];
+                    format!("AGAIN: client {at} gets {number} at {received_at}, which came to the user at {had_at}")
+                });
+            }
         }
     }
 }
@@ -338,4 +376,21 @@ fn check_memory(world: &World, checked: &mut Checked) {
         let kept = (process.bus.kept_bytes(), process.bus.unsettled());
         checked.holds(kept == ((0, 0), 0), || format!("MEMORY: process {at} keeps {kept:?}"));
     }
+}
+
+/// What came to nobody was refused, or some node has counted it. What died with a process is counted nowhere.
+fn check_counted(world: &World, checked: &mut Checked) {
+    if !world.upheavals.is_empty() {
+        return;
+    }
+    let got: BTreeSet<u64> =
+        world.clients.iter().flat_map(|client| &client.received).map(|&(number, _)| number).collect();
+    let is_missing =
+        |(number, message): &(usize, &Message)| message.sender.is_some() && !got.contains(&(*number as u64));
+    let missing: Vec<usize> = world.messages.iter().enumerate().filter(is_missing).map(|(number, _)| number).collect();
+    let counters = world.processes.iter().map(|process| process.bus.counters());
+    let counted: u64 = counters.map(|counters| counters.offline + counters.lost + counters.overloaded).sum();
+    checked.counted += 1;
+    checked
+        .holds(missing.len() as u64 <= counted, || format!("COUNTED: {counted} messages, but nobody got {missing:?}"));
 }

@@ -76,10 +76,44 @@ impl<'a> Excuses<'a> {
         self.arrives_by_but_for(said, client, None)
     }
 
+    /// Whether a connection of the user went, after a message was said, without having had it: it comes back from there,
+    /// while others have it.
+    pub fn may_come_back(&self, said: &Said, number: u64) -> bool {
+        let of_user = self.world.clients.iter().filter(|client| Some(client.user) == said.user);
+        let mut left = of_user.filter(|client| client.closed_at.is_some_and(|closed| closed >= said.sent_at));
+        left.any(|client| client.asked_at <= said.sent_at && client.received.iter().all(|&(got, _)| got != number))
+    }
+
+    /// Whether nothing held a message up, and nothing the answer that it had arrived.
+    pub fn meets_nothing(&self, said: &Said, until: u64) -> bool {
+        let was_on =
+            |process| self.was_on(said.user?, process, said.sent_at.saturating_sub(STALE_ROUTE), until).then_some(());
+        let concerns = |absence: &Absence| {
+            absence.overlaps(said.sent_at, until)
+                && (said.process == Some(absence.process) || was_on(absence.process).is_some())
+        };
+        let is_doubtful = self.world.losses.iter().any(|loss| loss.since <= until);
+        let is_slow = self.world.stalls.iter().any(|stall| stall.0 <= until && stall.1 >= said.sent_at);
+        let is_held_up = self.arrives_by(said, None) > self.arrives_at(said);
+        let loses = self.world.faults.loses_one_in > 0;
+        !loses && !is_doubtful && !is_slow && !is_held_up && !self.absences.iter().any(concerns)
+    }
+
+    /// When a message has arrived at the latest that nothing holds up.
+    fn arrives_at(&self, said: &Said) -> u64 {
+        said.sent_at + 300 * MS + 20 * self.world.faults.latency + self.slow()
+    }
+
+    /// How much later things are where they are slow all the time.
+    fn slow(&self) -> u64 {
+        let losses = if self.world.faults.loses_one_in > 0 { 5 * S } else { 0 };
+        losses + if self.world.had_slow_shards { S } else { 0 }
+    }
+
     fn arrives_by_but_for(&self, said: &Said, client: Option<&Client>, upheaval: Option<usize>) -> u64 {
         let faults = &self.world.faults;
-        let slow = if faults.loses_one_in > 0 { 5 * S } else { 0 } + if self.world.had_slow_shards { S } else { 0 };
-        let mut end = said.sent_at + 300 * MS + 20 * faults.latency + slow;
+        let slow = self.slow();
+        let mut end = self.arrives_at(said);
         let meets = |process: usize, end: u64| {
             said.process == Some(process)
                 || client.is_some_and(|client| client.process == process)
@@ -137,12 +171,21 @@ impl<'a> Excuses<'a> {
     /// has not answered yet: it does not know that it has to pass the message on.
     fn misses_a_holder(&self, said: &Said, client: &Client) -> bool {
         let first = self.first_of_stay(client);
-        let Some((opened, user)) = first.opened_at.zip(said.user) else { return false };
-        first.let_in_past.iter().any(|&holder| {
-            said.process == Some(holder)
-                && self.was_on(user, holder, said.sent_at, said.sent_at)
-                && said.sent_at <= self.answers_by(holder, opened)
-        })
+        let Some(((holder, opened), user)) = said.process.zip(first.opened_at).zip(said.user) else { return false };
+        let does_not_know = |since: u64| said.sent_at <= self.answers_by(holder, since);
+        let was_let_in_past = first.let_in_past.contains(&holder) && does_not_know(opened);
+        // The client's node was declared dead, and has entered its users again.
+        let entered_past = self.world.upheavals.iter().any(|upheaval| {
+            (upheaval.process, upheaval.was_declared) == (client.process, true)
+                && upheaval.until <= said.sent_at
+                && self.is_absent(holder, upheaval.until, gone_until(upheaval))
+                && does_not_know(upheaval.until)
+        });
+        (was_let_in_past || entered_past) && self.was_on(user, holder, said.sent_at, said.sent_at)
+    }
+
+    fn is_absent(&self, process: usize, since: u64, until: u64) -> bool {
+        self.absences.iter().any(|absence| absence.process == process && absence.overlaps(since, until))
     }
 
     /// The connection that the user's node was registered for, which those that came after it found.

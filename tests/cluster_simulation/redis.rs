@@ -129,16 +129,20 @@ impl Redis {
             Call::EndGrace { user, incarnation } => return self.end_grace(node, user, *incarnation),
             Call::Locate { user } => Reply::Located(self.locate(token, user)),
             Call::Renew { incarnation, users } => {
-                let (mut restored, mut superseded) = (Vec::new(), Vec::new());
+                let (mut restored, mut held_too, mut superseded) = (Vec::new(), Vec::new(), Vec::new());
                 for (at, (user, op)) in users.iter().enumerate() {
                     self.list(node, *incarnation, user, *op);
                     match self.renew(node, user, *incarnation, *op) {
                         Renewal::There => {}
-                        Renewal::PutBack => restored.push((at, self.others(node, user))),
+                        Renewal::PutBack => restored.push(at),
                         Renewal::Superseded => superseded.push(at),
                     }
+                    let others = self.others(node, user);
+                    if !superseded.contains(&at) && !others.is_empty() {
+                        held_too.push((at, others));
+                    }
                 }
-                Reply::Renewed { restored, superseded, run: self.run(token, true) }
+                Reply::Renewed { restored, others: held_too, superseded, run: self.run(token, true) }
             }
             Call::Look => self.look(node, token, subscribed),
             Call::DeclareDead { node, incarnation, again } => self.declare_dead(node, *incarnation, *again),

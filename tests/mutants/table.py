@@ -175,13 +175,6 @@ MUTATIONS = [
         "        if false && self.is_in_doubt(run) {\n            // Somebody may hold the user",
     ),
     blind(
-        "put-back-in-silence",
-        "a renewal that puts a user back does not tell those who have registered meanwhile",
-        "holding.rs",
-        "for other in now.into_iter().filter(|other| !is_among(&known, other.peer)) {",
-        "for other in now.into_iter().filter(|other| !is_among(&known, other.peer)).take(0) {",
-    ),
-    blind(
         "registration-ignored",
         "a message that is meant for an earlier registration is taken by a later one",
         "directory.rs",
@@ -200,8 +193,8 @@ MUTATIONS = [
         "settled-before-pushes",
         "a relay settles a message although other holders have not acknowledged it",
         "relay.rs",
-        "            self.deliveries.wait(receipt);\n            self.peers.push_copy(other.peer, &user.name, stamp, frame, receipt);",
-        "            _ = receipt;\n            self.peers.push_copy(other.peer, &user.name, stamp, frame, 0);",
+        "            self.deliveries.wait(receipt);\n            self.peers.push_copy(*other, &user.name, stamp, frame, receipt);",
+        "            _ = receipt;\n            self.peers.push_copy(*other, &user.name, stamp, frame, 0);",
     ),
     blind(
         "settled-before-home",
@@ -607,5 +600,64 @@ MUTATIONS = [
         "directory.rs",
         "        self.others.retain(|other| other.peer != peer || other.life > life);\n        let Some(pending)",
         "        self.others.retain(|other| other.life > life);\n        let Some(pending)",
+    ),
+    # What users see who go and come back.
+    Mutation(
+        "relay-not-waited-for",
+        "what a relay has yet to answer is sent again when its user has left",
+        "routes.rs",
+        "Some(until) => (now < until, None),\n"
+        "            None => {\n"
+        "                route.answers_until = Some(now.after(RELAY_ANSWERS_WITHIN));\n"
+        "                (true, Some(RELAY_ANSWERS_WITHIN))",
+        "Some(until) => (now < until && false, None),\n"
+        "            None => {\n"
+        "                route.answers_until = Some(now.after(RELAY_ANSWERS_WITHIN));\n"
+        "                (false, None)",
+        kinds=("many_users_move_and_leave", "many_users_move_and_processes_stop"),
+        seeds=150,
+    ),
+    Mutation(
+        "relay-waited-for-in-vain",
+        "a queue that waits for a relay's answer does not go on when that has come",
+        "routes.rs",
+        "if self.route(slot).is_some_and(is_waiting) && self.answered.last() != Some(&slot) {",
+        "if self.route(slot).is_some_and(is_waiting) && false {",
+    ),
+    Mutation(
+        "renewal-names-nobody",
+        "after a cut it is not learned from renewals who has begun to hold users meanwhile",
+        "renewal.rs",
+        "self.learn_and_ask(user, others, fx);",
+        "_ = (user, others, &mut *fx);",
+        kinds=("one_user_stays_and_little_works", "with_everything_and_failovers"),
+        seeds=150,
+    ),
+    Mutation(
+        "pushes-for-anybody",
+        "a push that was under way when the user left counts for the connections that come after",
+        "relay.rs",
+        "if item.number == 0 { held.is_here() } else { held.is_meant(item.number) }",
+        "if item.number == 0 { held.is_here() } else { held.is_here() }",
+        kinds=("many_users_move_and_leave", "many_users_move_and_processes_stop"),
+        seeds=200,
+    ),
+    Mutation(
+        "directory-believed-of-registrations",
+        "pushes name the registration that the directory has, although that may have gone back",
+        "holding.rs",
+        "held.add_other(Target { op: 0, ..target });",
+        "held.add_other(Target { ..target });",
+        kinds=("with_everything_and_failovers", "with_failovers_that_lose_data"),
+        seeds=200,
+    ),
+    Mutation(
+        "unheard-before-it-was-asked",
+        "that a holder was not heard before it was asked is taken for its silence",
+        "peers.rs",
+        "now.since(since) >= ANSWERS_WITHIN) && peer.unheard_at >= asked_at",
+        "now.since(since) >= ANSWERS_WITHIN) && peer.unheard_at >= asked_at.min(Micros::default())",
+        kinds=("one_user_stays_and_little_works", "with_everything_and_failovers"),
+        seeds=300,
     ),
 ]

@@ -170,7 +170,7 @@ impl Rim {
     pub async fn renewal(&mut self, users: &[(&str, u64)]) -> Renewal {
         let users = users.iter().map(|(user, op)| (CompactString::from(*user), *op)).collect();
         match self.call(Call::Renew { incarnation: self.incarnation, users }).await {
-            Reply::Renewed { restored, superseded, run } => Renewal { restored, superseded, run },
+            Reply::Renewed { restored, others, superseded, run } => Renewal { restored, others, superseded, run },
             other => panic!("{other:?}"),
         }
     }
@@ -250,7 +250,9 @@ impl Rim {
 #[derive(Debug)]
 pub struct Renewal {
     /// What was put back.
-    pub restored: Vec<(usize, Vec<Holder>)>,
+    pub restored: Vec<usize>,
+    /// Whom other nodes hold too.
+    pub others: Vec<(usize, Vec<Holder>)>,
     /// What a later operation has taken off.
     pub superseded: Vec<usize>,
     /// The run of Redis.

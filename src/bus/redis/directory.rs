@@ -1,6 +1,6 @@
 //! Calls about users, as commands: many in one pipeline, and their answers as replies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -426,30 +426,34 @@ impl Rim {
 
     async fn renew(&self, ticket: Ticket, incarnation: Incarnation, users: Vec<(CompactString, u64)>) {
         // Also those that were put back in vain, or just before the run was seen to have ended.
-        let mut restored: BTreeMap<usize, Vec<Holder>> = BTreeMap::new();
+        let (mut restored, mut others) = (BTreeSet::new(), BTreeMap::new());
         for _ in 0..ASKED_MAX {
             let asked_in = self.runs.id();
-            let Some((superseded, is_young)) = self.renew_once(incarnation, &users, &mut restored).await else {
+            let Some((superseded, is_young)) = self.renew_once(incarnation, &users, &mut restored, &mut others).await
+            else {
                 // Dropping the ticket fails the call.
                 return;
             };
             if self.runs.id() == asked_in {
-                restored.retain(|place, _| !superseded.contains(place));
+                restored.retain(|place| !superseded.contains(place));
+                others.retain(|place, _| !superseded.contains(place));
                 let reaped = superseded.iter().map(|place| &users[*place]);
                 let reaped: Vec<_> = reaped.map(|(user, op)| self.listed(user, incarnation, *op)).collect();
                 self.unlist(&reaped).await;
-                let (restored, run) = (restored.into_iter().collect(), self.runs.now(is_young));
-                return ticket.answer(Reply::Renewed { restored, superseded, run });
+                let (restored, others) = (restored.into_iter().collect(), others.into_iter().collect());
+                return ticket.answer(Reply::Renewed { restored, others, superseded, run: self.runs.now(is_young) });
             }
         }
     }
 
-    /// Adds to `restored` what was put back. Answers what a later operation has taken off, and whether the run is young.
+    /// Adds to `restored` what was put back, to `others` who else holds which users. Answers what a later operation has
+    /// taken off, and whether the run is young.
     async fn renew_once(
         &self,
         incarnation: Incarnation,
         users: &[(CompactString, u64)],
-        restored: &mut BTreeMap<usize, Vec<Holder>>,
+        restored: &mut BTreeSet<usize>,
+        others: &mut BTreeMap<usize, Vec<Holder>>,
     ) -> Option<(Vec<usize>, bool)> {
         let life = incarnation.to_string();
         let (mut superseded, mut is_any_young) = (Vec::new(), false);
@@ -467,8 +471,12 @@ impl Rim {
                 is_any_young |= is_young;
                 match number(parts.first()?)? {
                     0 => {}
-                    1 => _ = restored.insert(place, holders(&parts[1..])?),
+                    1 => _ = restored.insert(place),
                     _ => superseded.push(place),
+                }
+                let holders = holders(&parts[1..])?;
+                if !holders.is_empty() {
+                    others.insert(place, holders);
                 }
             }
             if is_listed.contains(&false) {

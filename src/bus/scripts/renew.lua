@@ -1,7 +1,8 @@
 -- Renews the TTL of users that a node holds, and puts back what is missing. KEYS: run's marker, and named, hash for each
 -- user. ARGV: text for a new marker, node, TTL in s, incarnation, and the op of each user's registration. Answers
--- {marker, 1 while the run is young, …} and for each user {0} when there was nothing to do, {1, other holder, its
--- incarnation, its op, …} when something had to be put back, {2} when a later operation of the node has taken it off.
+-- {marker, 1 while the run is young, …} and for each user {0, other holder, its incarnation, its op, …} when there was
+-- nothing to do, {1, other holder, …} when something had to be put back, {2} when a later operation of the node has taken
+-- it off.
 --
 -- Race: a foreign node's plain SET or DEL of user:node:<user> hits a user that we hold; and a renewal that was under
 -- way when the user left must not put the user back: it carries the registration's number, the removal's is greater. So
@@ -10,16 +11,13 @@ local node, ttl_s, life, now = ARGV[2], ARGV[3], ARGV[4], now_us()
 local incarnation = tonumber(life)
 
 local function renew(named, hash, number)
-  local name, entry = redis.call('GET', named), redis.call('HGET', hash, node)
-  local is_named = name == node or (name and redis.call('HEXISTS', hash, name) == 1)
-  local expected = life .. ':' .. number .. ':'
-  if is_named and entry and string.sub(entry, 1, #expected) == expected then
+  local op, name, user = tonumber(number), redis.call('GET', named), read_user(hash)
+  local own, gone = user.holders[node], user.gone[node]
+  if name and user.holders[name] and own and own.incarnation == incarnation and own.op == op then
     redis.call('EXPIRE', named, ttl_s)
     redis.call('EXPIRE', hash, ttl_s)
-    return { 0 }
+    return append_others({ 0 }, user, node)
   end
-  local op, user = tonumber(number), read_user(hash)
-  local own, gone = user.holders[node], user.gone[node]
   if own and is_later(own.incarnation, own.op, incarnation, op) then return { 0 } end
   if gone and is_later(gone.incarnation, gone.op, incarnation, op) then return { 2 } end
   local newest = user.nodes[#user.nodes]
