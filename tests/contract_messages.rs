@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use support::client::{broadcast_from, message_from};
-use support::{Client, Gateway};
+use support::{Client, DEADLINE, Gateway, eventually};
 use tungstenite::Message;
 
 /// A delivery with its `content` as the bytes that came.
@@ -295,8 +295,11 @@ fn a_message_to_nobody_is_silent() {
     let bob = gateway.client("bob");
     bob.close();
     gateway.wait_for_connections(1);
+    let offline = || gateway.metrics().sum("ringmesh_bus_offline_total", &[]);
+    let before = offline();
     alice.send_to("bob", "2");
     alice.expect_pong();
+    eventually("nobody is there", DEADLINE, || (offline() > before).then_some(()));
     // Nothing is kept for bob either: what he gets first is what is sent after he is back.
     let mut bob = gateway.client("bob");
     alice.send_to("bob", "3");
