@@ -7,6 +7,8 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::client::message_from;
+use support::gateway::serve_arguments;
+use support::process::Process;
 use support::resp::{Reply, Resp};
 use support::{Client, DEADLINE, Nodes, eventually};
 
@@ -82,4 +84,18 @@ fn users_of_a_killed_node_go_offline_once() {
     assert_eq!(first, message_from("here", "welcome back"));
     drop(alice);
     events.expect("offline", "alice");
+}
+
+#[test]
+fn a_user_of_a_killed_node_is_let_in_elsewhere_while_its_next_process_waits_for_the_lease() {
+    let mut nodes = Nodes::start();
+    let _alice = nodes[1].client("alice");
+    nodes.kill(1);
+    // A supervisor starts it again at once. Until the lease of the process before has lapsed it has no life, and what is
+    // published for it is not heard.
+    let (id, url) = (nodes[1].node_id.clone(), nodes.redis.url());
+    let next = Process::spawn(serve_arguments(&id, &[("--redis", &url)]));
+    next.wait_for("being connected", DEADLINE, |record| record["message"] == "Redis is connected");
+    // It is not let in by a later attempt: the first one is not refused.
+    nodes[0].client("alice").expect_pong();
 }

@@ -5,11 +5,10 @@ use std::time::Duration;
 use crate::hub::bus::FromBus;
 use crate::hub::envelope::UserKey;
 use crate::ids::ShardId;
-use crate::time::Micros;
 
 use super::call::{Call, Holder, Incarnation, Reply};
 use super::deliveries::Receipt;
-use super::directory::{Held, HeldStage, Join, REGISTER_WITHIN};
+use super::directory::{ANSWERS_WITHIN, Held, HeldStage, Join, REGISTER_WITHIN};
 use super::later::Later;
 use super::message::{PeerId, Target, weight};
 use super::state::{Answer, Bus, Effects, Purpose, RETRY_AFTER};
@@ -201,8 +200,10 @@ impl Bus {
         let join = Join { number: self.next_number(), peer, life: self.peers.life(peer), asked_at: self.now };
         let Some(held) = self.directory.get_mut(user) else { return };
         held.asks(join);
-        let op = held.op();
-        self.peers.push(peer, &Draft::about(Kind::Join, &user.name, join.number, op));
+        self.peers.push(peer, &Draft::about(Kind::Join, &user.name, join.number, held.op()));
+        if self.peers.unheard_since(peer).is_some() {
+            self.later(ANSWERS_WITHIN, Later::OpenUnheard(user.clone()));
+        }
     }
 
     /// Opens the user's connections once all holders have answered.
@@ -364,20 +365,23 @@ impl Bus {
 
     /// What is published for a peer has reached nobody for a while: users who wait for it may open.
     pub(super) fn open_without(&mut self, peer: PeerId, fx: &mut dyn Effects) {
-        let now = self.now;
-        if !self.peers.is_given_up(now, peer, Micros::default()) {
-            return;
-        }
-        for user in self.directory.joining_with(peer) {
-            // Who stands there twice is open by now.
-            let may_open = |held: &Held| {
-                held.stage() == HeldStage::Joining
-                    && held.is_wanted()
-                    && held.unanswered().all(|join| self.peers.is_given_up(now, join.peer, join.asked_at))
-            };
-            if self.directory.get(&user).is_some_and(may_open) {
-                self.open(&user, fx);
+        if self.peers.is_unheard(self.now, peer) {
+            for user in self.directory.joining_with(peer) {
+                self.open_if_given_up(&user, fx);
             }
+        }
+    }
+
+    /// Opens the user's connections if all holders that have not answered cannot be heard.
+    pub(super) fn open_if_given_up(&mut self, user: &UserKey, fx: &mut dyn Effects) {
+        let (now, peers) = (self.now, &self.peers);
+        let may_open = |held: &Held| {
+            held.stage() == HeldStage::Joining
+                && held.is_wanted()
+                && held.unanswered().all(|join| peers.is_given_up(now, join.peer, join.asked_at))
+        };
+        if self.directory.get(user).is_some_and(may_open) {
+            self.open(user, fx);
         }
     }
 

@@ -55,6 +55,11 @@ pub fn link(node: &str) -> String {
     format!("rm2:{{n:{node}}}:link")
 }
 
+/// The channel of a node's probes of itself; on the same server of a cluster as its link.
+pub fn echo(node: &str) -> String {
+    format!("rm2:{{n:{node}}}:echo")
+}
+
 /// `incarnation:token:version:capabilities` of the process that has the id, as long as it renews it.
 pub fn lease(node: &str) -> String {
     format!("rm2:{{n:{node}}}:lease")

@@ -27,6 +27,8 @@ pub(super) enum Later {
     Acquire,
     /// Users who wait for a peer that may still not be heard.
     OpenWithout(PeerId),
+    /// A user who waits for peers that may still not be heard.
+    OpenUnheard(UserKey),
 }
 
 /// An entry of the list of what is looked at later, by time.

@@ -211,6 +211,8 @@ impl Bus {
         if before.is_some() {
             self.members.entered_run = None;
             self.members.looks_at = self.now;
+            // The lease is lost too, and with it what tells the node's next process of this life's users.
+            self.members.renews_at = self.now;
             self.restore_held(false, fx);
         } else {
             self.members.has_entered_all(self.now);

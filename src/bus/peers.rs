@@ -203,10 +203,16 @@ impl Peers {
         self.get(id).unheard_since
     }
 
-    /// Whether the peer has not been heard for a while, and cannot have heard what was asked at a time.
+    /// Whether what is published for the peer has reached nobody for a while.
+    pub(super) fn is_unheard(&self, now: Micros, id: PeerId) -> bool {
+        self.get(id).unheard_since.is_some_and(|since| now.since(since) >= ANSWERS_WITHIN)
+    }
+
+    /// The same, and what was asked at a time cannot have reached it, or was not answered for as long. It may have come back
+    /// just before.
     pub(super) fn is_given_up(&self, now: Micros, id: PeerId, asked_at: Micros) -> bool {
-        let peer = self.get(id);
-        peer.unheard_since.is_some_and(|since| now.since(since) >= ANSWERS_WITHIN) && peer.unheard_at >= asked_at
+        let was_asked_in_vain = self.get(id).unheard_at >= asked_at || now.since(asked_at) >= ANSWERS_WITHIN;
+        was_asked_in_vain && self.is_unheard(now, id)
     }
 
     /// What a publish for the peer that began at a time has found.

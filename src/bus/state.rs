@@ -470,6 +470,7 @@ impl Bus {
             Later::ReapOwn(life) => self.reap_own(life, fx),
             Later::Acquire => self.acquire(fx),
             Later::OpenWithout(peer) => self.open_without(peer, fx),
+            Later::OpenUnheard(user) => self.open_if_given_up(&user, fx),
         }
     }
 

@@ -147,6 +147,7 @@ impl World {
                         }
                         self.check_declared();
                         if matches!(reply, Reply::Acquired { .. }) {
+                            self.processes[at].hears_link = true;
                             self.begins_life(at);
                         }
                         reply
@@ -166,7 +167,10 @@ impl World {
 
     pub(super) fn publish(&mut self, _from: usize, node: &NodeId, is_link: bool, bytes: &Bytes) -> Reply {
         let subscribers: Vec<usize> = (0..self.processes.len())
-            .filter(|&at| self.processes[at].is_subscribed && self.processes[at].node == *node)
+            .filter(|&at| {
+                let process = &self.processes[at];
+                process.is_subscribed && process.node == *node && (process.hears_link || !is_link)
+            })
             .collect();
         for &process in &subscribers {
             if self.faults.loses_one_in > 0 && self.rest_from > self.now && self.rng.one_in(self.faults.loses_one_in) {

@@ -33,11 +33,13 @@ pub struct Checked {
     pub visits: u64,
     /// Runs of which everything that came to nobody had to be counted.
     pub counted: u64,
+    /// Clients that had to be let in past nodes that cannot be reached.
+    pub let_in: u64,
     pub violations: Vec<String>,
 }
 
 /// What `Checked::counts` counts.
-pub const COUNTS: [&str; 13] = [
+pub const COUNTS: [&str; 14] = [
     "deliveries",
     "once",
     "ordered",
@@ -51,6 +53,7 @@ pub const COUNTS: [&str; 13] = [
     "refused",
     "visits",
     "counted",
+    "let in",
 ];
 
 impl Checked {
@@ -69,6 +72,7 @@ impl Checked {
             self.refused,
             self.visits,
             self.counted,
+            self.let_in,
         ]
     }
 
@@ -91,6 +95,7 @@ impl Checked {
         self.refused += other.refused;
         self.visits += other.visits;
         self.counted += other.counted;
+        self.let_in += other.let_in;
     }
 
     fn holds(&mut self, is_true: bool, text: impl FnOnce() -> String) {
@@ -105,6 +110,7 @@ pub fn check(world: &World) -> Checked {
     let excuses = Excuses::new(world);
     check_order(world, &mut checked);
     check_visits(world, &excuses, &mut checked);
+    check_let_in(world, &excuses, &mut checked);
     check_arrival(world, &excuses, &mut checked);
     check_broadcast_order(world, &mut checked);
     check_broadcast_arrival(world, &excuses, &mut checked);
@@ -174,6 +180,25 @@ fn check_visits(world: &World, excuses: &Excuses<'_>, checked: &mut Checked) {
                     format!("AGAIN: client {at} gets {number} at {received_at}, which came to the user at {had_at}")
                 });
             }
+        }
+    }
+}
+
+/// Who comes from nodes that cannot be reached is let in without their answers, after 300 ms.
+fn check_let_in(world: &World, excuses: &Excuses<'_>, checked: &mut Checked) {
+    // Redis goes on for a while to deliver to a host that is gone, and to a process that does not run.
+    let is_heard = world.faults.kills || world.faults.suspensions;
+    let is_slow = is_heard || world.faults.loses_one_in > 0 || world.had_slow_shards;
+    for (at, client) in world.clients.iter().enumerate().filter(|(_, client)| !client.let_in_past.is_empty()) {
+        let Some(opened_at) = client.opened_at.filter(|_| !is_slow) else { continue };
+        let is_out = |process: &usize| excuses.is_out_throughout(*process, client.asked_at, opened_at);
+        if client.let_in_past.iter().all(is_out) && excuses.is_at_work(client.process, client.asked_at, opened_at) {
+            let bound = 350 * MS + 20 * world.faults.latency;
+            checked.let_in += 1;
+            checked.holds(opened_at - client.asked_at <= bound, || {
+                let past = &client.let_in_past;
+                format!("LETIN: client {at} is let in past {past:?} after {} us", opened_at - client.asked_at)
+            });
         }
     }
 }

@@ -184,6 +184,19 @@ impl<'a> Excuses<'a> {
         (was_let_in_past || entered_past) && self.was_on(user, holder, said.sent_at, said.sent_at)
     }
 
+    /// Whether a process could not be reached at any moment between these times.
+    pub fn is_out_throughout(&self, process: usize, since: u64, until: u64) -> bool {
+        let covers = |absence: &Absence| absence.process == process && absence.since <= since && absence.until >= until;
+        self.absences.iter().any(covers)
+    }
+
+    /// Whether nothing kept a process, or Redis, from working between these times, nor just before.
+    pub fn is_at_work(&self, process: usize, since: u64, until: u64) -> bool {
+        let before = since.saturating_sub(S);
+        let has_stall = self.world.stalls.iter().any(|stall| stall.0 <= until && stall.1 >= before);
+        !has_stall && !self.is_absent(process, before, until)
+    }
+
     fn is_absent(&self, process: usize, since: u64, until: u64) -> bool {
         self.absences.iter().any(|absence| absence.process == process && absence.overlaps(since, until))
     }

@@ -50,6 +50,8 @@ pub struct Process {
     pub stops_since: Option<u64>,
     /// Its subscriptions stand.
     pub is_subscribed: bool,
+    /// It has had a life, and hears its link from then on.
+    pub hears_link: bool,
     /// Grows with each connection.
     pub session: u64,
     /// When its own connection was last gone, though Redis was there.
@@ -242,6 +244,7 @@ impl Process {
             is_connected: false,
             stops_since: None,
             is_subscribed: false,
+            hears_link: false,
             session: 0,
             cut_off_at: 0,
             from_redis: VecDeque::new(),

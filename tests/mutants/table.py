@@ -121,8 +121,8 @@ MUTATIONS = [
         "directory.rs",
         "self.sure_since == connection",
         "self.sure_since != 0 || connection == 0",
-        kinds=("one_user_stays_and_little_works",),
-        seeds=60,
+        kinds=("one_user_stays_and_little_works", "one_user_moves_and_connections_break", "with_connections_that_break"),
+        seeds=300,
     ),
     blind(
         "kept-not-pushed",
@@ -230,6 +230,8 @@ MUTATIONS = [
         "holding.rs",
         "        self.deliveries.arrive_with_last(home, kept_from);\n",
         "        _ = kept_from;\n",
+        kinds=("many_users_move_and_leave", "many_users_move_and_processes_stop", "full_links_and_connections_break"),
+        seeds=300,
     ),
     blind(
         "acked-before-handled",
@@ -237,6 +239,8 @@ MUTATIONS = [
         "link.rs",
         "            ack: self.handled,",
         "            ack: self.accepted,",
+        kinds=("with_everything_at_once", "with_everything_and_failovers", "with_shards_that_lag", "one_user_moves_and_the_shards_lag"),
+        seeds=200,
     ),
     blind(
         "untake-forgotten",
@@ -244,6 +248,8 @@ MUTATIONS = [
         "relay.rs",
         "            held.untake(Stamp { origin: OriginId::SELF, place });",
         "            _ = (held, place);",
+        kinds=("with_shards_that_lag", "one_user_moves_and_the_shards_lag", "many_users_move_and_leave"),
+        seeds=200,
     ),
     # Going another way.
     blind(
@@ -273,6 +279,8 @@ MUTATIONS = [
         "routes.rs",
         "let Some(at) = route.at(place).filter(|&at| route.queue[at].sent == Some(relay)) else { return };",
         "let Some(at) = route.at(place).filter(|&at| route.queue[at].sent == Some(relay) || true) else { return };",
+        kinds=("with_everything_at_once", "one_user_moves_and_processes_are_killed", "many_users_move_and_leave", "flush"),
+        seeds=200,
     ),
     blind(
         "nowhere-for-later-ones",
@@ -280,6 +288,8 @@ MUTATIONS = [
         "routes.rs",
         "let dropped = self.drop_up_to(slot, asked);",
         "let dropped = self.drop_up_to(slot, asked.max(u64::MAX));",
+        kinds=("with_a_slow_redis", "many_users_move_and_connections_break", "one_user_moves_with_a_slow_redis"),
+        seeds=200,
     ),
     blind(
         "nowhere-in-doubt",
@@ -316,6 +326,8 @@ MUTATIONS = [
         "members.rs",
         "if incarnation <= self.members.incarnation => {",
         "if incarnation < self.members.incarnation => {",
+        kinds=("with_two_processes_of_one_name", "with_processes_that_do_not_run_for_a_while", "one_user_moves_and_processes_do_not_run", "with_everything_at_once", "with_everything_and_failovers"),
+        seeds=200,
     ),
     blind(
         "links-not-begun-anew",
@@ -339,6 +351,8 @@ MUTATIONS = [
         "peers.rs",
         "        if header.to_incarnation != own_life {",
         "        if header.to_incarnation != own_life && header.to_incarnation == 0 {",
+        kinds=("with_everything_and_failovers", "with_everything_at_once", "one_user_moves_and_processes_do_not_run", "with_processes_that_do_not_run_for_a_while"),
+        seeds=200,
     ),
     blind(
         "broadcasts-doubled",
@@ -346,6 +360,8 @@ MUTATIONS = [
         "peers.rs",
         "let is_new = place > peer.last_broadcast;",
         "let is_new = place > peer.last_broadcast || true;",
+        kinds=("with_processes_that_do_not_run_for_a_while", "one_user_moves_and_processes_do_not_run", "with_everything_at_once", "with_everything_and_failovers"),
+        seeds=200,
     ),
     blind(
         "broadcasts-not-repeated",
@@ -353,6 +369,8 @@ MUTATIONS = [
         "peers.rs",
         "for item in ended.broadcasts.iter().filter_map(Item::as_draft) {",
         "for item in ended.broadcasts.iter().filter_map(Item::as_draft).take(0) {",
+        kinds=("with_everything_and_failovers", "with_everything_at_once", "one_user_moves_and_processes_do_not_run", "with_processes_that_do_not_run_for_a_while"),
+        seeds=200,
     ),
     # What Redis has lost.
     blind(
@@ -368,6 +386,8 @@ MUTATIONS = [
         "members.rs",
         "            self.members.entered_run = None;",
         "            self.members.entered_run = Some(run.id);",
+        kinds=("flush", "flush_and_connections_break", "flush_and_kills", "with_failovers_that_lose_data"),
+        seeds=300,
     ),
     blind(
         "dead-not-declared-again",
@@ -375,6 +395,8 @@ MUTATIONS = [
         "members.rs",
         "if self.is_healthy() || seen.has_lease {",
         "if self.is_healthy() && !seen.has_lease {",
+        kinds=("with_failovers_that_lose_data", "with_everything_and_failovers"),
+        seeds=300,
     ),
     blind(
         "superseded-ignored",
@@ -382,6 +404,8 @@ MUTATIONS = [
         "holding.rs",
         "                self.later(RETRY_AFTER, Later::Step(user.clone()));\n                return self.take_new_life(fx);",
         "                self.later(RETRY_AFTER, Later::Step(user.clone()));\n                return;",
+        kinds=("with_stalls_longer_than_a_lease", "with_processes_that_do_not_run_for_a_while", "one_user_moves_and_processes_do_not_run", "with_everything_at_once", "with_everything_and_failovers"),
+        seeds=200,
     ),
     # From here on: written with the simulation in mind.
     Mutation(
@@ -415,6 +439,8 @@ MUTATIONS = [
         "routes.rs",
         "let again = if before == Some(target) { 0 }",
         "let again = if before.is_some_and(|before| before.peer == target.peer) { 0 }",
+        kinds=("many_users_move_and_leave", "one_user_moves_and_envelopes_get_lost", "many_users_move_and_connections_break", "full_links_and_envelopes_get_lost"),
+        seeds=200,
     ),
     Mutation(
         "own-return-forgotten",
@@ -436,6 +462,8 @@ MUTATIONS = [
         "peers.rs",
         "let goes_on = holder.incarnation > peer.dead && holder.incarnation >= peer.life;",
         "let goes_on = holder.incarnation > peer.dead || holder.incarnation >= peer.life;",
+        kinds=("with_processes_that_do_not_run_for_a_while", "one_user_moves_and_processes_do_not_run", "with_everything_at_once", "with_everything_and_failovers"),
+        seeds=200,
     ),
     Mutation(
         "dead-life-heard",
@@ -443,6 +471,8 @@ MUTATIONS = [
         "peers.rs",
         "        if life <= peer.dead || life < peer.life {",
         "        if life < peer.life {",
+        kinds=("with_processes_that_do_not_run_for_a_while", "one_user_moves_and_processes_do_not_run", "with_everything_at_once", "with_everything_and_failovers"),
+        seeds=200,
     ),
     Mutation(
         "settled-over-another-link",
@@ -450,6 +480,8 @@ MUTATIONS = [
         "peers.rs",
         "        if peer.link_number == link {\n            peer.link.settle(now, seq);",
         "        if peer.link_number >= link {\n            peer.link.settle(now, seq);",
+        kinds=("with_processes_that_do_not_run_for_a_while", "one_user_moves_and_processes_do_not_run", "with_everything_at_once", "with_everything_and_failovers"),
+        seeds=200,
     ),
     Mutation(
         "sure-despite-own-life",
@@ -457,6 +489,8 @@ MUTATIONS = [
         "directory.rs",
         "        self.is_reading = false;\n        self.sure_since = 0;",
         "        self.is_reading = false;",
+        kinds=("with_stalls_longer_than_a_lease", "with_processes_that_do_not_run_for_a_while", "one_user_moves_and_processes_do_not_run", "with_everything_at_once", "with_everything_and_failovers"),
+        seeds=200,
     ),
     Mutation(
         "waiting-forgotten-after-cut",
@@ -484,7 +518,7 @@ MUTATIONS = [
         "the sender of a message that finds no room is not told",
         "outgoing.rs",
         "            return self.tell(sender.shard, FromBus::Overloaded { sender }, fx);",
-        "            return _ = sender;",
+        "            _ = (sender, &*fx);\n            return;",
     ),
     Mutation(
         "young-run-believed",
@@ -492,6 +526,8 @@ MUTATIONS = [
         "members.rs",
         "run.is_young || Some(run.id) != self.members.run || self.is_somebody_missing()",
         "Some(run.id) != self.members.run || self.is_somebody_missing()",
+        kinds=("flush", "flush_and_connections_break", "flush_and_kills", "with_failovers_that_lose_data", "with_everything_and_failovers"),
+        seeds=300,
     ),
     Mutation(
         "missing-peers-forgotten",
@@ -499,6 +535,8 @@ MUTATIONS = [
         "members.rs",
         "!self.members.has_looked || self.peers.live().any(|peer| self.peers.entered_run(peer) != self.members.run)",
         "!self.members.has_looked",
+        kinds=("flush", "flush_and_connections_break", "flush_and_kills", "with_failovers_that_lose_data", "with_everything_and_failovers"),
+        seeds=300,
     ),
     Mutation(
         "incomplete-walk-believed",
@@ -506,6 +544,8 @@ MUTATIONS = [
         "renewal.rs",
         "        if walk.is_incomplete {",
         "        if false && walk.is_incomplete {",
+        kinds=("flush", "flush_and_connections_break", "flush_and_kills", "with_failovers_that_lose_data", "with_everything_and_failovers"),
+        seeds=300,
     ),
     Mutation(
         "superseded-renewal-ignored",
@@ -513,6 +553,8 @@ MUTATIONS = [
         "renewal.rs",
         "if life == self.members.life() && superseded.iter().any(is_here) {",
         "if life == 0 && superseded.iter().any(is_here) {",
+        kinds=("with_stalls_longer_than_a_lease", "with_processes_that_do_not_run_for_a_while", "one_user_moves_and_processes_do_not_run", "with_everything_at_once", "with_everything_and_failovers"),
+        seeds=200,
     ),
     Mutation(
         "dead-lease-ignored",
@@ -541,6 +583,8 @@ MUTATIONS = [
         "members.rs",
         "            Reply::Lease(LeaseState::Taken) => self.fatal = Some(Fatal::IdTaken),",
         "            Reply::Lease(LeaseState::Taken) => {}",
+        kinds=("with_two_processes_of_one_name", "with_everything_at_once"),
+        seeds=200,
     ),
     Mutation(
         "removal-not-repeated",
@@ -548,6 +592,8 @@ MUTATIONS = [
         "holding.rs",
         "        if reply == Reply::Failed {\n            return self.later(RETRY_AFTER, Later::Step(user));\n        }",
         "",
+        kinds=("with_connections_that_break", "many_users_move_and_connections_break", "with_everything_at_once"),
+        seeds=300,
     ),
     Mutation(
         "unheard-waited-for",
@@ -555,6 +601,8 @@ MUTATIONS = [
         "peers.rs",
         "                peer.unheard_since = Some(now);\n                peer.went_around_at = now;",
         "                peer.went_around_at = now;",
+        kinds=("flush_and_connections_break", "with_connections_that_break", "full_links_and_connections_break"),
+        seeds=60,
     ),
     Mutation(
         "relay-never-gone-around",
@@ -562,6 +610,8 @@ MUTATIONS = [
         "state.rs",
         "                if self.peers.may_go_around(self.now, peer) {",
         "                if false {",
+        kinds=("with_processes_that_stop", "with_processes_that_are_killed", "one_user_is_on_many_nodes_and_connections_break"),
+        seeds=200,
     ),
     Mutation(
         "greeting-skipped",
@@ -569,6 +619,8 @@ MUTATIONS = [
         "members.rs",
         "            if all_know && !self.members.is_young && !self.is_somebody_missing() {",
         "            if all_know || true {",
+        kinds=("with_processes_that_are_killed", "one_user_moves_and_processes_are_killed", "with_processes_that_stop", "flush_and_kills"),
+        seeds=300,
     ),
     Mutation(
         "stopped-with-messages",
@@ -576,6 +628,8 @@ MUTATIONS = [
         "members.rs",
         "        let is_quiet = self.directory.users.is_empty()\n",
         "        let is_quiet = true\n            || self.directory.users.is_empty()\n",
+        kinds=("many_users_move_and_processes_stop", "with_processes_that_stop"),
+        seeds=150,
     ),
     Mutation(
         "own-delivery-kept-to-itself",
@@ -618,20 +672,13 @@ MUTATIONS = [
         seeds=150,
     ),
     Mutation(
-        "relay-waited-for-in-vain",
-        "a queue that waits for a relay's answer does not go on when that has come",
-        "routes.rs",
-        "if self.route(slot).is_some_and(is_waiting) && self.answered.last() != Some(&slot) {",
-        "if self.route(slot).is_some_and(is_waiting) && false {",
-    ),
-    Mutation(
         "renewal-names-nobody",
         "after a cut it is not learned from renewals who has begun to hold users meanwhile",
         "renewal.rs",
         "self.learn_and_ask(user, others, fx);",
         "_ = (user, others, &mut *fx);",
         kinds=("one_user_stays_and_little_works", "with_everything_and_failovers"),
-        seeds=150,
+        seeds=400,
     ),
     Mutation(
         "pushes-for-anybody",
@@ -655,9 +702,18 @@ MUTATIONS = [
         "unheard-before-it-was-asked",
         "that a holder was not heard before it was asked is taken for its silence",
         "peers.rs",
-        "now.since(since) >= ANSWERS_WITHIN) && peer.unheard_at >= asked_at",
-        "now.since(since) >= ANSWERS_WITHIN) && peer.unheard_at >= asked_at.min(Micros::default())",
+        "let was_asked_in_vain = self.get(id).unheard_at >= asked_at || now.since(asked_at) >= ANSWERS_WITHIN;",
+        "let was_asked_in_vain = self.get(id).unheard_at >= asked_at || now.since(asked_at) < Duration::MAX;",
         kinds=("one_user_stays_and_little_works", "with_everything_and_failovers"),
-        seeds=300,
+        seeds=400,
+    ),
+    Mutation(
+        "unheard-waits-for-a-publish",
+        "who asks a holder that has long not been heard waits until something is published for it again",
+        "peers.rs",
+        "let was_asked_in_vain = self.get(id).unheard_at >= asked_at || now.since(asked_at) >= ANSWERS_WITHIN;",
+        "let was_asked_in_vain = self.get(id).unheard_at >= asked_at;",
+        kinds=("flush_and_connections_break", "with_connections_that_break", "full_links_and_connections_break"),
+        seeds=100,
     ),
 ]

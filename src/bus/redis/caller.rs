@@ -31,9 +31,11 @@ impl Caller {
         }
         let publish = match call {
             Call::PublishLink { node, envelope } => {
-                Publish { ticket: Some(ticket), node, is_link: true, bytes: envelope }
+                Publish { ticket: Some(ticket), node, channel: Channel::Link, bytes: envelope }
             }
-            Call::PublishContract { node, json } => Publish { ticket: Some(ticket), node, is_link: false, bytes: json },
+            Call::PublishContract { node, json } => {
+                Publish { ticket: Some(ticket), node, channel: Channel::Contract, bytes: json }
+            }
             call => return self.shared.push_call(ticket, call),
         };
         self.shared.push_publish(publish);
@@ -73,14 +75,25 @@ impl Drop for Ticket {
     }
 }
 
+/// A channel of a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Channel {
+    /// Envelopes between our nodes.
+    Link,
+    /// A node's probes of itself.
+    Echo,
+    /// The contract's.
+    Contract,
+}
+
 /// Something to publish.
 pub(super) struct Publish {
     /// `None`: our own probe, which nobody waits for.
     pub ticket: Option<Ticket>,
     /// Whose channel.
     pub node: NodeId,
-    /// Our link's channel, or the contract's.
-    pub is_link: bool,
+    /// Which one.
+    pub channel: Channel,
     /// The message.
     pub bytes: Bytes,
 }
@@ -95,6 +108,9 @@ pub(super) struct Shared {
     pub is_closed: Cell<bool>,
     /// `user:events` is to be heard, also after a loss.
     pub hears_events: Cell<bool>,
+    /// So is what is published for this node's link. Before the node has a life that would be a word that nobody heeds: who
+    /// publishes would take the node for one that hears.
+    pub hears_link: Cell<bool>,
     /// There are calls, or the caller is gone.
     pub calling: Notify,
     calls: RefCell<Vec<(Ticket, Call)>>,
@@ -110,6 +126,7 @@ impl Shared {
             is_connected: Cell::new(false),
             is_closed: Cell::new(false),
             hears_events: Cell::new(false),
+            hears_link: Cell::new(false),
             calling: Notify::new(),
             calls: RefCell::default(),
             publishes: RefCell::default(),

@@ -51,6 +51,9 @@ impl Rim {
             return Some(Reply::Held { incarnation, lapses_ms: number(parts.get(2)?).unwrap_or(0) });
         }
         let earlier = parts[2..].iter().filter_map(number).collect();
+        if !self.hear_link().await {
+            return None;
+        }
         Some(Reply::Acquired { incarnation, earlier })
     }
 

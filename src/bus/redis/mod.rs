@@ -35,7 +35,7 @@ use crate::config::RedisUrl;
 
 use super::call::{Call, CallId, NodeId, Reply};
 
-/// What the rim's own probes on a link begin with. They are swallowed; no envelope may begin so.
+/// What a node's probes of itself begin with.
 pub const PROBE: &[u8] = b"\0ringmesh probe\0";
 
 /// What the rim is told.

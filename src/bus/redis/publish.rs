@@ -12,7 +12,7 @@ use redis::{Pipeline, RedisResult, Value, cmd};
 use tokio::time::Instant;
 
 use super::super::keys;
-use super::caller::{Publish, Ticket};
+use super::caller::{Channel, Publish, Ticket};
 use super::servers::{ANSWER_MAX, Server, Servers, silent};
 use super::session::Rim;
 use super::{NodeId, Reply};
@@ -76,8 +76,8 @@ impl Publisher {
 
     /// Puts it into its server's lane; without one it fails.
     fn queue(&mut self, publish: Publish) {
-        let (channel, slot) = match publish.is_link {
-            true => {
+        let (channel, slot) = match publish.channel {
+            Channel::Link => {
                 let (channel, slot) = self.channels.entry(publish.node.clone()).or_insert_with(|| {
                     let channel = keys::link(&publish.node);
                     let slot = keys::slot(channel.as_bytes());
@@ -85,7 +85,12 @@ impl Publisher {
                 });
                 (Rc::clone(channel), *slot)
             }
-            false => (keys::node_channel(&publish.node).into(), self.home),
+            Channel::Echo => {
+                let channel = keys::echo(&publish.node);
+                let slot = keys::slot(channel.as_bytes());
+                (channel.into(), slot)
+            }
+            Channel::Contract => (keys::node_channel(&publish.node).into(), self.home),
         };
         let Some(server) = self.rim.servers.of_slot(slot) else { return };
         let lane = match self.lanes.iter().position(|lane| lane.server.id == server.id) {
@@ -113,7 +118,7 @@ impl Lane {
             let mut bytes = 0;
             while tickets.len() < COMMANDS_MAX && bytes < BYTES_MAX {
                 let Some((channel, publish)) = self.waiting.pop_front() else { break };
-                let name = if publish.is_link && is_cluster { "SPUBLISH" } else { "PUBLISH" };
+                let name = if publish.channel != Channel::Contract && is_cluster { "SPUBLISH" } else { "PUBLISH" };
                 bytes += publish.bytes.len();
                 pipeline.add_command(cmd(name).arg(&*channel).arg(&publish.bytes[..]).take());
                 tickets.push(publish.ticket);

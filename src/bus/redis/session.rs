@@ -18,7 +18,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::super::keys::{self, Tags};
 use super::super::scripts::Scripts;
-use super::caller::{Publish, Shared};
+use super::caller::{Channel, Publish, Shared};
 use super::events::{Event, EventSender};
 use super::open::{Opener, Reason};
 use super::runs::Runs;
@@ -217,14 +217,14 @@ impl Session {
                         return End::Lost(format!(
                             "nothing that this node publishes on {} has come back for {} s; is Redis stopped, or the \
                              network cut?",
-                            keys::link(&rim.node),
+                            keys::echo(&rim.node),
                             ANSWER_MAX.as_secs()
                         ));
                     }
                     if probed.is_none_or(|at| at.elapsed() >= PROBE_EVERY) {
                         probed = Some(Instant::now());
                         let (node, bytes) = (rim.node.clone(), rim.echo.probe());
-                        rim.shared.push_publish(Publish { ticket: None, node, is_link: true, bytes });
+                        rim.shared.push_publish(Publish { ticket: None, node, channel: Channel::Echo, bytes });
                     }
                 }
                 Some(ended) = tasks.join_next() => {
@@ -253,19 +253,18 @@ impl Rim {
     /// What is published for this node is heard from here on; proven by a probe, and by a script.
     async fn begin(&self) -> Result<(), Failure> {
         let mut subscriber = self.subscriber.clone();
-        let link = keys::link(&self.node);
-        if self.servers.is_cluster() {
-            subscriber.send_packed_command(cmd("SSUBSCRIBE").arg(&link)).await?.extract_error()?;
-        } else {
-            subscriber.subscribe(&link).await?;
+        let echo = keys::echo(&self.node);
+        self.hear_on_own_server(&echo).await?;
+        if self.shared.hears_link.get() {
+            self.hear_on_own_server(&keys::link(&self.node)).await?;
         }
         subscriber.subscribe(keys::node_channel(&self.node)).await?;
         if self.shared.hears_events.get() {
             subscriber.subscribe(keys::USER_EVENTS).await?;
         }
         let publish = if self.servers.is_cluster() { "SPUBLISH" } else { "PUBLISH" };
-        let probe = cmd(publish).arg(&link).arg(&self.echo.probe()[..]).take();
-        self.must(keys::slot(link.as_bytes()), probe).await?;
+        let probe = cmd(publish).arg(&echo).arg(&self.echo.probe()[..]).take();
+        self.must(keys::slot(echo.as_bytes()), probe).await?;
         self.echo.heard.notified().await;
         let nobody = self.tags.user("");
         match self.must(nobody.slot, self.locate_user(&nobody, true)).await {
@@ -273,6 +272,22 @@ impl Rim {
             Err(Failure::Silent) if self.servers.is_cluster() => Ok(()),
             other => other,
         }
+    }
+
+    /// Subscribes a channel of which a cluster tells only the server that has its slot.
+    async fn hear_on_own_server(&self, channel: &str) -> Result<(), RedisError> {
+        let mut subscriber = self.subscriber.clone();
+        if self.servers.is_cluster() {
+            subscriber.send_packed_command(cmd("SSUBSCRIBE").arg(channel)).await?.extract_error()?;
+            return Ok(());
+        }
+        subscriber.subscribe(channel).await
+    }
+
+    /// Subscribes this node's link, also after losses from here on; `false` when that failed.
+    pub async fn hear_link(&self) -> bool {
+        self.shared.hears_link.set(true);
+        matches!(timeout(ANSWER_MAX, self.hear_on_own_server(&keys::link(&self.node))).await, Ok(Ok(())))
     }
 
     async fn must(&self, slot: u16, command: redis::Cmd) -> Result<(), Failure> {
@@ -356,7 +371,7 @@ fn hear(
     downs: UnboundedSender<Down>,
 ) -> impl Fn(PushInfo) + Send + Sync + 'static {
     let (echo, events) = (Arc::clone(echo), events.clone());
-    let (link, contract) = (keys::link(node), keys::node_channel(node));
+    let (link, own, contract) = (keys::link(node), keys::echo(node), keys::node_channel(node));
     move |info: PushInfo| {
         let ended = |reason: String| {
             // With the session over nobody minds.
@@ -370,9 +385,9 @@ fn hear(
                     return;
                 };
                 if channel == link.as_bytes() {
-                    if !bytes.starts_with(PROBE) {
-                        events.send(Event::Envelope(bytes.into()));
-                    } else if let Some(lag) = echo.hear(&bytes) {
+                    events.send(Event::Envelope(bytes.into()));
+                } else if channel == own.as_bytes() {
+                    if let Some(lag) = echo.hear(&bytes) {
                         events.send(Event::Lag(lag));
                     }
                 } else if channel == contract.as_bytes() {
