@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::world::{Client, ENTERED_WITHIN, MS, S, Upheaval, World};
+use crate::world::{Client, ENTERED_WITHIN, Loss, MS, S, Upheaval, World};
 
 /// How long a route may lead to a node that the user has left.
 const STALE_ROUTE: u64 = 40 * S;
@@ -11,6 +11,13 @@ const STALE_ROUTE: u64 = 40 * S;
 const RECOVERS_WITHIN: u64 = 5 * S;
 /// When a node that is back has answered.
 const ANSWERED_WITHIN: u64 = 3 * S;
+
+/// A message that takes longer has waited.
+const LATE: u64 = 100 * MS;
+/// How long a declaration of a death takes to be seen by all, and how long after a loss of data who did not come back is
+/// taken for dead.
+const SEEN_WITHIN: u64 = 5 * S;
+const TAKEN_FOR_DEAD_WITHIN: u64 = 20 * S;
 
 /// What was said: on which process, when, and to which user; `None`: by a service, or to all.
 #[derive(Clone, Copy)]
@@ -53,7 +60,7 @@ impl<'a> Excuses<'a> {
         let upheavals = world.upheavals.iter().enumerate().map(|(at, upheaval)| Absence {
             process: upheaval.process,
             since: upheaval.since,
-            until: gone_until(upheaval),
+            until: known_to_all(upheaval, &world.losses),
             upheaval: Some(at),
         });
         let mut stays: BTreeMap<(usize, usize), Vec<(u64, u64)>> = BTreeMap::new();
@@ -96,7 +103,17 @@ impl<'a> Excuses<'a> {
         let is_slow = self.world.stalls.iter().any(|stall| stall.0 <= until && stall.1 >= said.sent_at);
         let is_held_up = self.arrives_by(said, None) > self.arrives_at(said);
         let loses = self.world.faults.loses_one_in > 0;
-        !loses && !is_doubtful && !is_slow && !is_held_up && !self.absences.iter().any(concerns)
+        let is_clogged = said.process.is_some_and(|process| self.was_clogged(process, said.sent_at, until));
+        !loses && !is_clogged && !is_doubtful && !is_slow && !is_held_up && !self.absences.iter().any(concerns)
+    }
+
+    /// Whether a process had so much to do between these times that answers came late: something of it did.
+    fn was_clogged(&self, process: usize, since: u64, until: u64) -> bool {
+        let of_process = self.world.clients.iter().filter(|client| client.process == process);
+        of_process.flat_map(|client| &client.received).any(|&(number, received_at)| {
+            let sent_at = self.world.messages[number as usize].sent_at;
+            sent_at <= until && received_at >= since && received_at - sent_at > LATE + 20 * self.world.faults.latency
+        })
     }
 
     /// When a message has arrived at the latest that nothing holds up.
@@ -274,6 +291,18 @@ impl<'a> Excuses<'a> {
         times.sort_unstable();
         times
     }
+}
+
+/// When all others know that a process is gone: who has not seen the declaration before data was lost learns it later.
+fn known_to_all(upheaval: &Upheaval, losses: &[Loss]) -> u64 {
+    let mut until = gone_until(upheaval);
+    let died = !upheaval.was_declared && until < u64::MAX;
+    for loss in losses.iter().filter(|loss| died && loss.at >= upheaval.since) {
+        if loss.at <= until.saturating_add(SEEN_WITHIN) {
+            until = until.max(loss.at + TAKEN_FOR_DEAD_WITHIN);
+        }
+    }
+    until
 }
 
 /// Until when a process was gone for the others: of who was declared dead, until it has entered its users again.

@@ -377,8 +377,8 @@ MUTATIONS = [
         "lost-users-not-entered",
         "users whom Redis has lost are not entered again",
         "members.rs",
-        "            self.members.looks_at = self.now;\n            self.restore_held(false, fx);",
-        "            self.members.looks_at = self.now;\n            self.members.has_entered_all(self.now);",
+        "            self.restore_held(false, fx);",
+        "            self.members.has_entered_all(self.now);",
     ),
     blind(
         "entered-before-users",
