@@ -66,8 +66,8 @@ pub(super) struct Held {
     /// When connections that wait are answered 503.
     deadline: Micros,
     /// The other holders. The list grows by what is read and heard, and shrinks only by what these say themselves, and by
-    /// their death. The number of a registration is what its node has said, and 0 until it has: the directory may have gone
-    /// back to an earlier one.
+    /// their death. Their registrations are those that they have said themselves, and 0 before: the directory may have gone
+    /// back to earlier ones.
     others: Vec<Target>,
     /// Since which connection to Redis the list is sure: see [`Held::is_sure`].
     sure_since: u32,
@@ -316,6 +316,13 @@ impl Held {
     /// Whether a message that names a registration is meant for this holding.
     pub(super) fn is_meant(&self, op: u64) -> bool {
         self.is_here() && self.first_op != 0 && op >= self.first_op
+    }
+
+    /// Whether a push belongs here that names the registration which its sender has from this node; 0: from the directory
+    /// alone. One that is meant for connections that the user had here earlier may be followed by what was said before it.
+    /// Who was let in past its sender takes all: there the new registration is not known yet.
+    pub(super) fn takes_push(&self, op: u64) -> bool {
+        self.is_open() || self.is_meant(op) || (op == 0 && self.is_here())
     }
 
     /// Keeps a message of a peer until the connections are open.

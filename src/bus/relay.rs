@@ -13,7 +13,7 @@ use crate::ids::ShardId;
 
 use super::call::{Call, Reply};
 use super::deliveries::Receipt;
-use super::directory::{Held, Unpushed};
+use super::directory::Unpushed;
 use super::later::Later;
 use super::message::{OriginId, PeerId, Relayed, Source, Stamp, Target, weight};
 use super::routes::{Relay, Way};
@@ -50,10 +50,7 @@ impl Bus {
         self.counters.unicasts_in += 1;
         let stamp = self.peers.stamp_of(from, &item);
         let user = self.key(&item.user);
-        // One that was under way when the user left and came back was meant for the connections before: what is said earlier
-        // may still come.
-        let is_meant = |held: &&mut Held| if item.number == 0 { held.is_here() } else { held.is_meant(item.number) };
-        let Some(held) = self.directory.get_mut(&user).filter(is_meant) else { return };
+        let Some(held) = self.directory.get_mut(&user).filter(|held| held.takes_push(item.number)) else { return };
         if !held.take(stamp) {
             self.counters.duplicates += 1;
             return;
