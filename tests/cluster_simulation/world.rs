@@ -1,11 +1,11 @@
 //! The world: processes and a Redis, event by event on a virtual clock.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use bytes::Bytes;
 use ringmesh::bus::Input as BusInput;
-use ringmesh::bus::call::{NodeId, Reply};
+use ringmesh::bus::call::{Incarnation, NodeId, Reply};
 use ringmesh::bus::wire;
 use ringmesh::metrics::ShardMetrics;
 
@@ -90,6 +90,8 @@ pub struct World {
     pub stalls: Vec<(u64, u64)>,
     /// Nodes that were declared dead, and when: also those that were.
     pub declared: Vec<(NodeId, u64)>,
+    /// Lives that were declared dead: who knows of it does it again where Redis has lost it.
+    dead_lives: BTreeSet<(NodeId, Incarnation)>,
     pub losses: Vec<Loss>,
     pub disturbances: Vec<u64>,
     pub trace: Option<Vec<String>>,
@@ -126,6 +128,7 @@ impl World {
             outages: Vec::new(),
             stalls: Vec::new(),
             declared: Vec::new(),
+            dead_lives: BTreeSet::new(),
             losses: Vec::new(),
             disturbances: Vec::new(),
             trace: traces.then(Vec::new),
