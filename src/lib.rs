@@ -66,6 +66,7 @@ pub mod node;
 pub mod panics;
 pub mod preflight;
 pub mod shard;
+pub mod signals;
 pub mod systemd;
 pub mod time;
 pub mod top;

@@ -9,7 +9,7 @@ use ringmesh::config::{
 };
 use ringmesh::preflight::{self, Severity};
 use ringmesh::top::{self, TopError};
-use ringmesh::{doctor, logging, node};
+use ringmesh::{doctor, logging, node, signals};
 
 /// The command line, the environment or the file is wrong (sysexits.h: EX_USAGE).
 const EXIT_USAGE: u8 = 64;
@@ -35,6 +35,11 @@ fn main() -> ExitCode {
     };
     if let Verb::Top(arguments) = &invocation.verb {
         return show_node(arguments);
+    }
+    if matches!(invocation.verb, Verb::Serve)
+        && let Err(error) = signals::watch()
+    {
+        return fail(&format!("signals cannot be watched: {error}"), EXIT_INTERNAL);
     }
     let effective = match effective(&invocation) {
         Ok(effective) => effective,
@@ -124,6 +129,12 @@ fn show_node(arguments: &TopArguments) -> ExitCode {
 }
 
 fn serve(config: Config) -> ExitCode {
+    let ended = run_node(config);
+    logging::finish();
+    ended
+}
+
+fn run_node(config: Config) -> ExitCode {
     if let Err(error) = logging::start(&config.log_level, config.log_format) {
         return fail(&error, EXIT_INTERNAL);
     }
@@ -139,14 +150,14 @@ fn serve(config: Config) -> ExitCode {
     }
     if report.severity() == Severity::Fatal {
         for finding in report.of(Severity::Fatal) {
-            complain(finding);
+            logging::last_words(finding);
         }
         return ExitCode::from(EXIT_UNAVAILABLE);
     }
     match node::run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&error);
+            logging::last_words(&error);
             ExitCode::from(error.exit_code())
         }
     }

@@ -272,6 +272,8 @@ pub struct NodeState<'a> {
     pub started_unix_us: u64,
     /// Microseconds since then.
     pub now_us: u64,
+    /// Log lines that found no room, or could not be written.
+    pub log_dropped: u64,
 }
 
 /// The Prometheus text of a node, version 0.0.4 of the format.
@@ -287,6 +289,9 @@ pub fn render(node: &NodeState<'_>, shards: &[&ShardMetrics], host: &HostMetrics
         head(&mut out, name, Kind::Gauge, help);
         let _ = writeln!(out, "{name} {value}");
     }
+    let help = "Log lines that found no room, or could not be written.";
+    head(&mut out, "ringmesh_log_dropped_total", Kind::Counter, help);
+    let _ = writeln!(out, "ringmesh_log_dropped_total {}", node.log_dropped);
     for family in FAMILIES {
         head(&mut out, family.name, family.kind, family.help);
         for (number, shard) in shards.iter().enumerate() {
@@ -385,7 +390,14 @@ mod tests {
         shards[0].receive_to_send.record(Duration::from_secs(60), 1);
         shards[1].cpu_us.set(1_500_000);
         shards[1].pulse.beat(2_000_000, Doing::Parked);
-        let node = NodeState { id: "n", is_ready: true, connections_max: 9, started_unix_us: 0, now_us: 2_250_000 };
+        let node = NodeState {
+            id: "n",
+            is_ready: true,
+            connections_max: 9,
+            started_unix_us: 0,
+            now_us: 2_250_000,
+            log_dropped: 3,
+        };
         let text = render(&node, &[&shards[0], &shards[1]], &HostMetrics::default());
         for line in [
             "ringmesh_messages_in_total{shard=\"1\",type=\"ping\"} 7",
@@ -397,6 +409,7 @@ mod tests {
             "ringmesh_receive_to_send_seconds_count{shard=\"0\"} 4",
             "# TYPE ringmesh_receive_to_send_seconds histogram",
             "ringmesh_ready 1",
+            "ringmesh_log_dropped_total 3",
             "ringmesh_connections_max 9",
             "ringmesh_shard_cpu_seconds_total{shard=\"1\"} 1.5",
             "ringmesh_shard_silence_seconds{shard=\"1\"} 0.25",

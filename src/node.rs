@@ -12,7 +12,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ahash::RandomState;
 use glommio::{LocalExecutorBuilder, Placement};
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::bus::BusConfig;
 use crate::bus::redis::RedisConfig;
@@ -26,10 +25,12 @@ use crate::hub::HubConfig;
 use crate::hub::heartbeat::Heartbeat;
 use crate::ids::ShardId;
 use crate::listeners::{self, NodeListeners};
+use crate::logging;
 use crate::metrics::{self, BusMetrics, HostMetrics, NodeState, ShardMetrics};
 use crate::panics;
 use crate::shard::port::{BusPort, ShardPort, ports};
 use crate::shard::{self, Audience, HANDSHAKES_MAX, LoneAddress, MeshTicket, ShardConfig, ShardError};
+use crate::signals::{self, Order, Orders};
 use crate::systemd::Supervisor;
 use crate::time::Micros;
 use crate::ws;
@@ -342,6 +343,7 @@ impl Node {
             connections_max: self.connections_max,
             started_unix_us: since_1970.as_micros() as u64,
             now_us: self.now().0,
+            log_dropped: logging::dropped(),
         };
         let bus = self.bus_metrics.map(metrics::render_bus).unwrap_or_default();
         metrics::render(&state, &self.shards, &self.host) + &bus
@@ -359,7 +361,7 @@ enum News {
 /// # Errors
 /// See [`NodeError`].
 pub fn run(config: Config) -> Result<(), NodeError> {
-    panics::install_hook(70);
+    panics::install_hook(|| logging::exit(70));
     let NodeListeners { public, admin, by_shard } = listeners::open_all(&config)?;
     let node = Node::new(config.node_id.clone(), config.shards, config.connections_max);
     let (shard_ports, bus_port) = match config.redis {
@@ -371,14 +373,25 @@ pub fn run(config: Config) -> Result<(), NodeError> {
     };
     let node = Arc::new(if bus_port.is_some() { node.with_bus() } else { node });
     let (report, news) = mpsc::channel();
-    watch_signals(report.clone())?;
     let hasher = RandomState::new();
     spawn_shards(&config, &node, &hasher, by_shard, shard_ports, &report)?;
+    signals::on_stop({
+        let report = report.clone();
+        // Nobody listens any more when the process ends for another reason.
+        move |signal| _ = report.send(News::Signal(signal))
+    });
     let bus = spawn_bus(&config, &node, hasher, bus_port)?;
+    let mut orders = Orders::default();
     while node.shards_up.load(Relaxed) < config.shards as u32 {
         match news.recv_timeout(Duration::from_millis(1)) {
             Ok(News::ShardEnded(shard, Err(error))) => return Err(NodeError::Shard { shard, error }),
-            Ok(News::Signal(_)) => return Ok(()),
+            Ok(News::Signal(signal)) => {
+                tracing::info!(signal = signals::name(signal), "stopped before it had begun");
+                if let Some(bus) = bus {
+                    bus.stop();
+                }
+                return Ok(());
+            }
             Ok(News::ShardEnded(_, Ok(()))) | Err(_) => {}
         }
     }
@@ -389,7 +402,7 @@ pub fn run(config: Config) -> Result<(), NodeError> {
     tracing::info!(%addr, listen, admin, node_id = config.node_id, shards = config.shards, bus = bus_at, "listening");
     let supervisor = Supervisor::from_environment();
     supervisor.ready();
-    let ended = serve(&config, &node, &news, &supervisor);
+    let ended = serve(&config, &node, &news, &mut orders, &supervisor);
     // Last: the shards have told it that their users are gone.
     if let Some(bus) = bus {
         bus.stop();
@@ -424,7 +437,13 @@ fn spawn_bus(
 }
 
 /// Watches the shards until all have ended, and carries out what signals ask for.
-fn serve(config: &Config, node: &Node, news: &mpsc::Receiver<News>, supervisor: &Supervisor) -> Result<(), NodeError> {
+fn serve(
+    config: &Config,
+    node: &Node,
+    news: &mpsc::Receiver<News>,
+    orders: &mut Orders,
+    supervisor: &Supervisor,
+) -> Result<(), NodeError> {
     let mut running = config.shards;
     let mut stop_at: Option<Instant> = None;
     let mut watched = Instant::now();
@@ -432,17 +451,20 @@ fn serve(config: &Config, node: &Node, news: &mpsc::Receiver<News>, supervisor: 
         let until_stop = stop_at.map(|at| at.saturating_duration_since(Instant::now()));
         let until_watch = WATCH_EVERY.saturating_sub(watched.elapsed()).min(until_look(node));
         match news.recv_timeout(until_stop.unwrap_or(WATCH_EVERY).min(until_watch)) {
-            Ok(News::Signal(signal)) if node.stage() < Stage::Draining => {
-                let signal = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
-                tracing::info!(signal, drain_delay = ?config.drain_delay, "stopping; a second signal ends at once");
-                node.set_stage(Stage::Draining);
-                supervisor.stopping(config.drain_delay + config.shutdown_timeout);
-                stop_at = Some(Instant::now() + config.drain_delay);
-            }
-            Ok(News::Signal(signal)) => {
-                tracing::warn!("second signal: ending at once");
-                std::process::exit(128 + signal);
-            }
+            Ok(News::Signal(signal)) => match orders.take(Instant::now()) {
+                Order::Stop if node.stage() < Stage::Draining => {
+                    node.set_stage(Stage::Draining);
+                    supervisor.stopping(config.drain_delay + config.shutdown_timeout);
+                    stop_at = Some(Instant::now() + config.drain_delay);
+                    let (signal, drain_delay) = (signals::name(signal), config::duration_text(config.drain_delay));
+                    tracing::info!(signal, drain_delay, "stopping; a signal after a second or more ends at once");
+                }
+                Order::Stop | Order::Again => {}
+                Order::End => {
+                    tracing::warn!(signal = signals::name(signal), "second signal: ending at once");
+                    logging::exit(128 + signal);
+                }
+            },
             Ok(News::ShardEnded(shard, Err(error))) => return Err(NodeError::Shard { shard, error }),
             Ok(News::ShardEnded(_, Ok(()))) => running -= 1,
             Err(_) => {}
@@ -457,8 +479,8 @@ fn serve(config: &Config, node: &Node, news: &mpsc::Receiver<News>, supervisor: 
         }
         if stop_at.is_some_and(|at| Instant::now() >= at) {
             stop_at = None;
-            tracing::info!(connections = node.connections(), "closing connections");
             node.set_stage(Stage::Stopping);
+            tracing::info!(connections = node.connections(), "closing connections");
         }
         if watched.elapsed() >= WATCH_EVERY {
             watch(node, watched.elapsed());
@@ -490,7 +512,7 @@ fn watch(node: &Node, since_last_look: Duration) {
         let silent = node.now().since(Micros(at_us));
         if silent > SILENCE_MAX {
             tracing::error!(shard = number, ?doing, ?silent, "shard {number} is stuck; ending the process");
-            std::process::exit(70);
+            logging::exit(70);
         }
     }
     // Before its first sign of life it was not started.
@@ -498,23 +520,9 @@ fn watch(node: &Node, since_last_look: Duration) {
         let silent = node.now().since(Micros(at_us));
         if silent > SILENCE_MAX {
             tracing::error!(?doing, ?silent, "the bus is stuck; ending the process");
-            std::process::exit(70);
+            logging::exit(70);
         }
     }
-}
-
-fn watch_signals(report: mpsc::Sender<News>) -> Result<(), NodeError> {
-    let io = |error| NodeError::Io("watching signals", error);
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT]).map_err(io)?;
-    let watch = move || {
-        for signal in signals.forever() {
-            if report.send(News::Signal(signal)).is_err() {
-                break;
-            }
-        }
-    };
-    std::thread::Builder::new().name("signals".into()).spawn(watch).map_err(io)?;
-    Ok(())
 }
 
 fn spawn_shards(

@@ -25,12 +25,12 @@ pub fn contain<T>(f: impl FnOnce() -> T) -> Result<T, Panicked> {
     result.map_err(|_| Panicked)
 }
 
-/// Has every panic logged with its place, and ends the process on those that are not contained.
-pub fn install_hook(exit_code: i32) {
+/// Has every panic logged with its place, and ends the process by `exit` on those that are not contained.
+pub fn install_hook(exit: fn() -> !) {
     std::panic::set_hook(Box::new(move |info| {
         log(info);
         if !CONTAINED.get() {
-            std::process::exit(exit_code);
+            exit();
         }
     }));
 }

@@ -39,7 +39,7 @@ const IMPURE_WORDS: [&str; 22] = [
     "Mutex",
 ];
 /// The modules of this crate that each module may name beside itself; `node` and `main`, at the end, may name all.
-const MAY_NAME: [(&str, &[&str]); 20] = [
+const MAY_NAME: [(&str, &[&str]); 21] = [
     ("ids", &[]),
     ("time", &[]),
     ("metrics", &[]),
@@ -52,7 +52,8 @@ const MAY_NAME: [(&str, &[&str]); 20] = [
     ("bus", &["client", "config", "hub", "ids", "metrics", "node", "shard", "time", "ws"]),
     ("host", &["config", "metrics"]),
     ("listeners", &["config", "node", "shard"]),
-    ("logging", &["config"]),
+    ("logging", &["config", "panics"]),
+    ("signals", &["logging"]),
     ("preflight", &["config", "host"]),
     ("doctor", &["config", "host", "listeners", "node", "preflight", "shard"]),
     // Its tests read what `metrics` writes.

@@ -129,6 +129,11 @@ pub fn size_text(bytes: u64) -> String {
     in_units(bytes, &SIZE_UNITS)
 }
 
+/// A duration as the settings take it, to the millisecond.
+pub fn duration_text(duration: Duration) -> String {
+    in_units(duration.as_millis() as u64, &TIME_UNITS)
+}
+
 /// Bytes of a node id at most: it becomes a part of Redis keys and channel names.
 pub const NODE_ID_BYTES_MAX: usize = 128;
 

@@ -22,7 +22,7 @@ pub(crate) use addresses::joined;
 pub use cli::{ClusterArguments, Invocation, TopArguments, Verb, parse as parse_command_line};
 pub use error::{ConfigError, InForce, Problem};
 pub use file::ConfigFile;
-pub use format::{LogFormat, NODE_ID_BYTES_MAX, size_text};
+pub use format::{LogFormat, NODE_ID_BYTES_MAX, duration_text, size_text};
 pub use machine::Machine;
 pub use redis_url::{RedisKind, RedisUrl};
 pub use resolve::{Effective, resolve};

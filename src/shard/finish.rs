@@ -1,5 +1,6 @@
 //! Connections out: told why, flushed, given time to answer, closed.
 
+use std::fmt::{self, Display, Formatter};
 use std::time::Duration;
 
 use crate::client::Disconnect;
@@ -27,13 +28,24 @@ pub(super) enum Cause {
     Told(Disconnect),
 }
 
+impl Display for Cause {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PeerClosed(Some(code)) => write!(f, "the client closed with {code}"),
+            Self::PeerClosed(None) => f.write_str("the client closed"),
+            Self::PeerGone => f.write_str("the client is gone"),
+            Self::Told(disconnect) => write!(f, "{} {}", disconnect.code(), disconnect.reason()),
+        }
+    }
+}
+
 impl Shard {
     /// Ends a connection in whatever phase it is.
     pub(super) fn end(&mut self, id: ConnId, cause: Cause) {
         let Some(conn) = self.sockets.get(id) else { return };
         match conn.phase {
             Phase::Open => {
-                tracing::debug!(user = self.hub.user(id), ?cause, "connection ends");
+                tracing::debug!(user = self.hub.user(id), %cause, "connection ends");
                 self.leave(id, cause);
             }
             Phase::Head | Phase::Waiting => {

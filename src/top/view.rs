@@ -200,8 +200,14 @@ mod tests {
     use super::*;
     use crate::metrics::{HostMetrics, NodeState, ShardMetrics, render};
 
-    const NODE: NodeState<'static> =
-        NodeState { id: "n", is_ready: true, connections_max: 10, started_unix_us: 5_000_000, now_us: 3_000_000 };
+    const NODE: NodeState<'static> = NodeState {
+        id: "n",
+        is_ready: true,
+        connections_max: 10,
+        started_unix_us: 5_000_000,
+        now_us: 3_000_000,
+        log_dropped: 0,
+    };
 
     #[test]
     fn what_a_node_counts_is_what_is_seen() {

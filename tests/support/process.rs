@@ -11,6 +11,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use super::{DEADLINE, eventually};
+
 /// A child process whose log is kept for the failure message.
 pub struct Process {
     child: Child,
@@ -32,16 +34,7 @@ impl Process {
         arguments: impl IntoIterator<Item = I>,
         variables: &[(&str, &OsStr)],
     ) -> Process {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ringmesh"));
-        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        for (name, _) in std::env::vars_os() {
-            let text = name.to_string_lossy();
-            if text.starts_with("RINGMESH_") || text.starts_with("REDIS_") || text == "NODE_ID" || text == "RUST_LOG" {
-                command.env_remove(&name);
-            }
-        }
-        command.envs(variables.iter().copied());
-        let mut child = command.spawn().expect("the gateway's binary starts");
+        let mut child = Self::begin(arguments, variables, Stdio::piped());
         let stderr = child.stderr.take().expect("stderr is piped");
         let (sender, lines) = channel();
         std::thread::spawn(move || {
@@ -54,6 +47,29 @@ impl Process {
         Process { child, lines, log: RefCell::default(), looked: Cell::new(0) }
     }
 
+    /// A process that has this in the place of standard error. Nothing of its log is seen.
+    pub fn spawn_with_stderr<I: AsRef<OsStr>>(arguments: impl IntoIterator<Item = I>, stderr: Stdio) -> Process {
+        let child = Self::begin(arguments, &[], stderr);
+        Process { child, lines: channel().1, log: RefCell::default(), looked: Cell::new(0) }
+    }
+
+    fn begin<I: AsRef<OsStr>>(
+        arguments: impl IntoIterator<Item = I>,
+        variables: &[(&str, &OsStr)],
+        stderr: Stdio,
+    ) -> Child {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringmesh"));
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("RINGMESH_") || text.starts_with("REDIS_") || text == "NODE_ID" || text == "RUST_LOG" {
+                command.env_remove(&name);
+            }
+        }
+        command.envs(variables.iter().copied());
+        command.spawn().expect("the gateway's binary starts")
+    }
+
     /// The process id.
     pub fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id().cast_signed())
@@ -62,6 +78,15 @@ impl Process {
     /// Sends a signal to the process.
     pub fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).expect("the process is there to be signalled");
+    }
+
+    /// Sends a signal again and again until the process has ended, with this exit code.
+    pub fn signal_until_it_ends(&mut self, signal: Signal, code: i32) {
+        let status = eventually("the end of the process", DEADLINE, || {
+            self.signal(signal);
+            self.child.try_wait().expect("a child of ours")
+        });
+        assert_eq!(status.code(), Some(code), "{status}");
     }
 
     /// The first line, of those that no earlier call has passed, that is a JSON log record for which `matches` holds.
@@ -108,7 +133,7 @@ impl Process {
     /// When the deadline passes first.
     pub fn wait_for_exit(&mut self, deadline: Duration) -> ExitStatus {
         self.wait_for_end_of_log(deadline);
-        self.child.wait().expect("the child can be waited for")
+        eventually("the end of the process", deadline, || self.child.try_wait().expect("a child of ours"))
     }
 
     /// All that the process has written to standard error and that has been read.
