@@ -70,6 +70,7 @@ pub(super) struct Membership {
     /// leave users behind whom nobody looks for.
     is_begun: bool,
     lease_until: Micros,
+    has_lapsed: bool,
     renews_at: Micros,
     is_renewing: bool,
     looks_at: Micros,
@@ -119,6 +120,12 @@ impl Membership {
             self.entered_run = self.run;
             self.renews_at = now;
         }
+    }
+
+    /// Whether the lease has lapsed since this was asked last: the node may have been declared dead.
+    pub(super) fn lapses(&mut self, now: Micros) -> bool {
+        let had_lapsed = std::mem::replace(&mut self.has_lapsed, self.incarnation != 0 && now > self.lease_until);
+        self.has_lapsed && !had_lapsed
     }
 
     pub(super) fn lease_until(&self) -> Micros {

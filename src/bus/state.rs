@@ -206,7 +206,7 @@ pub struct Bus {
     pub(super) fatal: Option<Fatal>,
 
     pub(super) connected: bool,
-    /// Counts connections to Redis, and their losses.
+    /// Counts connections to Redis, their losses, and lapses of the lease.
     pub(super) connection: u32,
     pub(super) members: Membership,
     pub(super) peers: Peers,
@@ -259,9 +259,17 @@ impl Bus {
         }
     }
 
+    fn begin(&mut self, now: Micros) {
+        self.now = now;
+        if self.members.lapses(now) {
+            // As after a cut: others may hold this node's users, and not know of it any more.
+            self.connection += 1;
+        }
+    }
+
     /// Takes in what happened.
     pub fn handle(&mut self, now: Micros, input: Input, fx: &mut dyn Effects) {
-        self.now = now;
+        self.begin(now);
         match input {
             Input::Shard(shard, message) => self.shard(shard, message, fx),
             Input::Reply(id, reply) => self.reply(id, reply, fx),
@@ -277,7 +285,7 @@ impl Bus {
     /// Does what is due: publishes what has gathered, goes on with what waited for room, looks at what passes with
     /// time. Called after each lot of inputs, and at [`Self::due`] at the latest. `connections` are those of the node.
     pub fn turn(&mut self, now: Micros, connections: u64, fx: &mut dyn Effects) {
-        self.now = now;
+        self.begin(now);
         while self.later.peek().is_some_and(|Reverse(due)| due.at <= now) {
             let Some(Reverse(Due { what, .. })) = self.later.pop() else { break };
             self.is_due(what, fx);
