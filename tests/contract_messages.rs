@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use support::client::{broadcast_from, message_from};
-use support::{Client, DEADLINE, Gateway, eventually};
+use support::{Client, Gateway};
 use tungstenite::Message;
 
 /// A delivery with its `content` as the bytes that came.
@@ -292,14 +292,14 @@ fn a_message_to_nobody_is_silent() {
         alice.send_to(target, "1");
         alice.expect_pong();
     }
+    // On one shard: what she sends to another one may still be on its way there when he is back.
+    let gateway = Gateway::with(&[("--shards", "1")]);
+    let mut alice = gateway.client("alice");
     let bob = gateway.client("bob");
     bob.close();
     gateway.wait_for_connections(1);
-    let offline = || gateway.metrics().sum("ringmesh_bus_offline_total", &[]);
-    let before = offline();
     alice.send_to("bob", "2");
     alice.expect_pong();
-    eventually("nobody is there", DEADLINE, || (offline() > before).then_some(()));
     // Nothing is kept for bob either: what he gets first is what is sent after he is back.
     let mut bob = gateway.client("bob");
     alice.send_to("bob", "3");

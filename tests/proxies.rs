@@ -144,8 +144,7 @@ fn a_draining_node_is_left_alone(route: Route) {
     let mut second = clients(&proxied, "second", 6);
     assert_eq!(proxied.nodes[0].connections(), before, "it has the fewest, and gets none");
     first.iter_mut().chain(&mut second).for_each(Client::expect_pong);
-    // The second signal ends it at once.
-    proxied.nodes[0].stop(Signal::SIGTERM);
+    proxied.nodes[0].end();
     let mut third = clients(&proxied, "third", 3);
     proxied.nodes[0].restart();
     proxied.wait_for_status(0, "UP");
