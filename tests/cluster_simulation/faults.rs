@@ -134,6 +134,7 @@ impl World {
                 let most = if self.rng.one_in(2) { 3 * S } else { 30 * S };
                 let until = self.now + self.rng.below(most);
                 self.note(|| format!("process {at} is suspended until {until}"));
+                self.enters_later(at, until);
                 let process = &mut self.processes[at];
                 process.suspended_until = until;
                 process.woke_at = until;

@@ -61,6 +61,18 @@ impl World {
         self.is_known_dead(&node);
     }
 
+    /// A process that has just taken a new life stands still: it enters its users again later.
+    pub(super) fn enters_later(&mut self, at: usize, until: u64) {
+        let now = self.now;
+        let enters = |upheaval: &&mut Upheaval| {
+            upheaval.process == at
+                && upheaval.was_declared
+                && upheaval.until <= now
+                && upheaval.until.saturating_add(ENTERED_WITHIN) > now
+        };
+        self.upheavals.iter_mut().filter(enters).for_each(|upheaval| upheaval.until = until);
+    }
+
     /// The others know that what died of this node is dead.
     pub(super) fn is_known_dead(&mut self, node: &NodeId) {
         let (now, processes) = (self.now, &self.processes);
